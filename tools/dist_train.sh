@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Trains with one process per GPU, on this machine or on NNODES machines.
+set -euo pipefail
+
+if [[ $# -lt 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
+    cat >&2 <<'EOF'
+usage: bash tools/dist_train.sh CONFIG GPUS [train.py options]
+
+Environment:
+  PYTHON       interpreter (default: .venv/bin/python of this repository, else python)
+  PORT         of the rendezvous (default: any free one; on several machines 29500)
+  NNODES, NODE_RANK, MASTER_ADDR
+               number of machines, number of this one, address of number 0
+EOF
+    exit 2
+fi
+config=$1
+gpus=$2
+shift 2
+
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=$tools/../.venv/bin/python
+[[ -x $python ]] || python=python
+python=${PYTHON:-$python}
+
+# So that a clone works without being installed.
+export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+
+# torchrun's own default is 1, which leaves most cores idle in the CPU parts.
+cores=$(nproc)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
+
+nnodes=${NNODES:-1}
+if [[ $nnodes == 1 && -z ${PORT:-} ]]; then
+    rendezvous=(--standalone)
+else
+    if [[ $nnodes != 1 ]]; then : "${MASTER_ADDR:?is needed when NNODES is not 1}"; fi
+    rendezvous=(--nnodes="$nnodes" --node-rank="${NODE_RANK:-0}"
+        --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}")
+fi
+
+exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node="$gpus" \
+    "$tools/train.py" "$config" --launcher pytorch "$@"
