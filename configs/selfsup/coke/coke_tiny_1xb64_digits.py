@@ -1,0 +1,60 @@
+# CoKe, one view, on the 1,257 training images of scikit-learn's digits: the quickstart.
+#
+#   bash tools/quickstart.sh
+#   python tools/train.py configs/selfsup/coke/coke_tiny_1xb64_digits.py     (training only)
+_base_ = ['../_base_/default_runtime.py']
+
+# method
+norm_cfg = dict(type='BN1d')
+model = dict(
+    type='CoKe',
+    data_preprocessor=dict(
+        type='BatchAugmentPreprocessor',
+        mean=[78.0],
+        std=[96.0],
+        augment=[
+            dict(
+                type='RandomAffine',
+                degrees=20.0,
+                translate=(0.12, 0.12),
+                scale=(0.74, 1.35),
+                shear=(-17.0, 17.0, -17.0, 17.0),
+                p=1.0,
+            ),
+            dict(type='ColorJitter', contrast=0.4, p=1.0),
+            dict(type='RandomGaussianNoise', std=0.1, p=1.0),
+        ],
+    ),
+    backbone=dict(type='PlainConvNet', in_channels=1),
+    neck=dict(
+        type='NonLinearNeck',
+        in_channels=128,
+        hid_channels=128,
+        out_channels=64,
+        num_layers=2,
+        norm_cfg=norm_cfg,
+    ),
+    head=dict(
+        type='CoKeHead', in_channels=64, hid_channels=128, temperature=0.2, norm_cfg=norm_cfg
+    ),
+    clustering=dict(num_clusters=[32, 48, 64], min_ratio=0.4, dual_lr=1.0),
+)
+
+pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='InMemoryImages', source='digits', split='train', pipeline=pipeline),
+)
+
+# schedule
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4),
+)
+param_scheduler = [dict(type='WarmupCosineLR', zero=1, warmup=1, convert_to_iter_based=True)]
+train_cfg = dict(by_epoch=True, max_epochs=231)
+auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -1,0 +1,13 @@
+"""Data sets and transforms that configs can name."""
+
+from .folder import CustomDataset, LoadImageFromFile, UnreadableImageError
+from .in_memory import InMemoryImages
+from .wrappers import ConcatDataset
+
+__all__ = [
+    'ConcatDataset',
+    'CustomDataset',
+    'InMemoryImages',
+    'LoadImageFromFile',
+    'UnreadableImageError',
+]

@@ -1,0 +1,95 @@
+"""Images that are arrays already."""
+
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.datasets import BaseDataset
+
+from mmcoke.registry import DATASETS
+
+
+@DATASETS.register_module()
+class InMemoryImages(BaseDataset):
+    """A data set of arrays: handwritten digits that scikit-learn ships, or an ``.npz`` file.
+
+    Args:
+        source: ``'digits'`` (1,797 grey images of 8x8 pixels, 10 classes), or the path of an
+            ``.npz`` file with ``x``, uint8 (n, H, W) or (n, H, W, 3) in RGB, and optionally ``y``,
+            integer labels (n,).
+        split: ``'train'`` (70 %), ``'test'`` (30 %), or ``'all'``. The split is random with seed 0,
+            stratified by ``y`` where there is one.
+        pipeline, metainfo, indices, test_mode: see mmengine's ``BaseDataset``. The pipeline gets
+            ``img``, and ``gt_label`` where there is one.
+
+    Raises:
+        ValueError: if the source is missing or does not hold such arrays.
+    """
+
+    def __init__(self, source: str, split: str = 'all', **kwargs) -> None:
+        self.source, self.split = source, split
+        self.images, self.labels = load_split(source, split)
+        # The arrays are the data: nothing to serialize for the workers.
+        super().__init__(ann_file='', serialize_data=False, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One record per image."""
+        records = [dict(img=image, img_shape=image.shape[:2]) for image in self.images]
+        if self.labels is not None:
+            for record, label in zip(records, self.labels.tolist(), strict=True):
+                record['gt_label'] = label
+        return records
+
+    def get_data_info(self, idx: int) -> dict:
+        """Record of one image, with ``sample_idx``; transforms may change its image, a copy."""
+        record = self.data_list[idx]
+        return dict(record, img=record['img'].copy(), sample_idx=idx % len(self))
+
+
+def load_split(source: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and labels of one split of a source; see :class:`InMemoryImages`."""
+    images, labels = load_digits_arrays() if source == 'digits' else load_npz(source)
+    if split == 'all':
+        return images, labels
+    if split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train', 'test' or 'all', but is {split!r}.")
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=0.3, random_state=0, stratify=labels
+    )
+    rows = train if split == 'train' else test
+    return images[rows], None if labels is None else labels[rows]
+
+
+def load_digits_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as uint8 images 0 ... 255."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+def load_npz(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """``x`` and, if there is one, ``y`` of an ``.npz`` file, checked."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no file {path!r}. source must be 'digits' or the path of an .npz file."
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        if 'x' not in arrays:
+            raise ValueError(
+                f'{path} holds {sorted(arrays)}, but no x. Save it with np.savez(path, x=images).'
+            )
+        images, labels = arrays['x'], arrays.get('y')
+    grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] == 3
+    if images.dtype != np.uint8 or not (grey or colour) or not images.size:
+        raise ValueError(
+            f'x in {path} must be uint8 (n, H, W) or (n, H, W, 3) with n > 0, '
+            f'but is {images.dtype} {images.shape}.'
+        )
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in 'iu'):
+        raise ValueError(
+            f'y in {path} must be one integer per image ({len(images)},), '
+            f'but is {labels.dtype} {labels.shape}.'
+        )
+    return images, labels

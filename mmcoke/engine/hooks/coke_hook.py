@@ -1,0 +1,101 @@
+"""Says when CoKe's clustering begins and ends an epoch."""
+
+import math
+
+from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+
+from mmcoke.clustering import CoKeLabeler
+from mmcoke.datasets import ConcatDataset
+from mmcoke.engine.model_wrappers import unwrap
+from mmcoke.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CoKeHook(Hook):
+    """Makes the labelers for the training set, and tells them when an epoch begins and ends.
+
+    Runs before ``CheckpointHook``, so checkpoints hold the published centers of the epoch. Logs,
+    after each epoch and for each clustering (K clusters), ``coke/K/min_size`` and ``max_size`` in
+    samples, ``coke/K/num_small``, the clusters under the lower bound, and ``coke/K/changed``, the
+    share of labels that changed.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Make the labelers, before a checkpoint is loaded into them.
+
+        Raises:
+            ValueError: if the config cannot be trained, with the remedy.
+        """
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop):  # a run that only tests
+            return
+        check_train_loop(loop)
+        unwrap(runner.model).init_labelers(len(loop.dataloader.dataset))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        for labeler in unwrap(runner.model).labelers:
+            labeler.set_epoch(runner.epoch)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Stop at a loss that is not finite (mmengine has waited for its value, to log it)."""
+        if not math.isfinite(loss := outputs['loss'].item()):
+            raise ValueError(
+                f'The loss is {loss} in epoch {runner.epoch + 1}, iteration {batch_idx + 1}. Lower '
+                'the '
+                'learning rate or check the images, then resume from the last checkpoint.'
+            )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        loss = runner.message_hub.get_scalar('train/loss').mean(len(runner.train_dataloader))
+        runner.visualizer.add_scalars({'coke/loss': float(loss)}, step=runner.epoch + 1)
+        for labeler in unwrap(runner.model).labelers:
+            scalars = epoch_scalars(labeler)
+            labeler.end_epoch()
+            name = f'coke/{labeler.kmeans.num_clusters}'
+            runner.visualizer.add_scalars(
+                {f'{name}/{key}': value for key, value in scalars.items()}, step=runner.epoch + 1
+            )
+            numbers = ', '.join(f'{key} {value:g}' for key, value in scalars.items())
+            runner.logger.info(f'Epoch [{runner.epoch + 1}] {name}: {numbers}')
+
+
+def check_train_loop(loop: BaseLoop) -> None:
+    """Refuse loops without epochs, empty epochs, and data sets without a unique ``sample_idx``."""
+    if not isinstance(loop, EpochBasedTrainLoop):
+        raise ValueError(
+            'CoKe clusters in epochs: set train_cfg=dict(by_epoch=True, max_epochs=...), '
+            f'not {type(loop).__name__}.'
+        )
+    dataset, loader = loop.dataloader.dataset, loop.dataloader
+    if not len(loader):
+        raise ValueError(
+            f'The {len(dataset)} samples of the data set do not fill one batch of '
+            f'{loader.batch_size} per process, so with drop_last=True an epoch has no batch. Set a '
+            'smaller '
+            'train_dataloader.batch_size, or give more images.'
+        )
+    if isinstance(dataset, MMEngineConcatDataset) and not isinstance(dataset, ConcatDataset):
+        raise ValueError(
+            "mmengine's ConcatDataset gives samples of different parts the same sample_idx. "
+            'Use dict(type="mmcoke.ConcatDataset", ...), which numbers them through.'
+        )
+
+
+def epoch_scalars(labeler: CoKeLabeler) -> dict[str, float]:
+    """What an epoch's clustering looks like: sizes in samples, share of labels that changed."""
+    sizes = labeler.sizes()
+    bound = labeler.kmeans.min_ratio / labeler.kmeans.num_clusters * sizes.sum()
+    return dict(
+        min_size=sizes.min().item(),
+        max_size=sizes.max().item(),
+        num_small=(sizes < bound).sum().item(),
+        changed=round(labeler.changed().item(), 4),
+    )

@@ -1,0 +1,90 @@
+"""From a config and command-line choices to a runner, on GPUs and without."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from mmcoke.datasets import UnreadableImageError
+
+from .model_wrappers import CPUDistributedDataParallel, unwrap
+
+
+def train(cfg: Config, launcher: str = 'none') -> nn.Module:
+    """Train what a config describes; for entry points.
+
+    An unreadable image or Ctrl-C ends the program with a message that says how to go on, not with a
+    traceback.
+
+    Args:
+        cfg, launcher: see :func:`build_runner`.
+
+    Returns:
+        The trained model, without a wrapper for distributed training.
+    """
+    advice = f'Checkpoints are in {cfg.work_dir}; go on with --resume.'
+    try:
+        return unwrap(build_runner(cfg, launcher).train())
+    except UnreadableImageError as error:
+        raise SystemExit(f'{error}\n{advice}') from None
+    except KeyboardInterrupt:
+        print(f'\nInterrupted. {advice}', file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
+    """Runner for a config, in one process or as one of many.
+
+    mmengine's launcher calls ``torch.cuda.set_device`` whatever the machine. Without a GPU, the
+    process group is therefore made here, with gloo, before the runner would make its own.
+
+    Args:
+        cfg: a complete training config; ``work_dir`` is set.
+        launcher: 'none', 'pytorch' (torchrun), 'slurm' or 'mpi'.
+
+    Raises:
+        ValueError: if there are more processes than GPUs on this machine.
+    """
+    cfg.launcher = launcher
+    if launcher != 'none':
+        if torch.cuda.is_available():
+            check_num_gpus()
+        else:
+            prepare_cpu_processes(cfg, launcher)
+    return Runner.from_cfg(cfg)
+
+
+def check_num_gpus() -> None:
+    """Refuse more processes on this machine than it has GPUs, before CUDA does so obscurely."""
+    num_processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if num_processes > torch.cuda.device_count():
+        raise ValueError(
+            f'{num_processes} processes on this machine, but it has {torch.cuda.device_count()} '
+            'GPUs. '
+            'Start one process per GPU (the second argument of tools/dist_train.sh).'
+        )
+
+
+def prepare_cpu_processes(cfg: Config, launcher: str) -> None:
+    """Join the gloo process group, and wrap the model the way CPU needs it."""
+    if launcher != 'pytorch':
+        raise ValueError(
+            f'Without a GPU only --launcher pytorch (torchrun) is supported, not {launcher}.'
+        )
+    if not dist.is_initialized():
+        dist.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type=CPUDistributedDataParallel.__name__,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+
+
+def default_work_dir(config: str) -> str:
+    """``work_dirs/<name of the config file>``, where OpenMMLab users look."""
+    return str(Path('work_dirs') / Path(config).stem)

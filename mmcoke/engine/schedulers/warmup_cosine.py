@@ -1,0 +1,84 @@
+"""The learning-rate curve of CoKe."""
+
+import math
+from typing import Any
+
+from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
+from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
+
+from mmcoke.registry import PARAM_SCHEDULERS
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
+    """Zero, then linear warm-up, then half a cosine down to zero.
+
+    The curve of the published CoKe code, which mmengine's schedulers cannot be combined to: they
+    multiply the last value, and nothing leads away from 0. The first iteration of the warm-up
+    already has the value of the second. Lengths count iterations, or epochs with
+    ``convert_to_iter_based=True``::
+
+        param_scheduler = dict(type='WarmupCosineLR', zero=1, warmup=10, convert_to_iter_based=True)
+
+    Args:
+        optimizer: the optimizer or its wrapper.
+        zero: length of the part with learning rate 0 (CoKe's epoch 0, in which the centers form).
+        warmup: length of the warm-up.
+        begin: first step, where the zero part begins.
+        end: last step, where the cosine reaches 0; ``Runner`` sets it to the end of training.
+
+    Raises:
+        ValueError: if ``end`` is not known, or before the end of the warm-up.
+    """
+
+    def __init__(
+        self, optimizer: Any, *args: Any, zero: int = 1, warmup: int = 10, **kwargs: Any
+    ) -> None:
+        begin, end = kwargs.get('begin', 0), kwargs.get('end', INF)
+        if not zero + warmup < end - begin < INF:
+            raise ValueError(
+                f'WarmupCosineLR must end after its zero part ({zero}) and warm-up ({warmup}), '
+                f'but lasts from {begin} to {end}. Train longer, or shorten zero and warmup.'
+            )
+        self.zero, self.warmup = zero, warmup
+        super().__init__(optimizer, *args, **kwargs)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        *args: Any,
+        zero: int = 1,
+        warmup: int = 10,
+        begin: int = 0,
+        end: int = INF,
+        by_epoch: bool = True,
+        epoch_length: int | None = None,
+        **kwargs: Any,
+    ) -> 'WarmupCosineLR':
+        """The same curve with a value per iteration, from lengths in epochs.
+
+        Raises:
+            ValueError: if an epoch has no iteration.
+        """
+        assert by_epoch, 'lengths are in epochs'
+        if not epoch_length:
+            raise ValueError(
+                'An epoch has no iteration: with drop_last=True the data set does not fill one '
+                'batch '
+                'per process. Set a smaller train_dataloader.batch_size, or give more images.'
+            )
+        lengths = dict(zero=zero, warmup=warmup, begin=begin, end=end)
+        lengths = {name: length * epoch_length for name, length in lengths.items()}
+        return cls(*args, **lengths, by_epoch=False, **kwargs)
+
+    def _factor(self, step: int) -> float:
+        if step < self.zero:
+            return 0.0
+        step -= self.zero
+        if step < self.warmup:
+            return max(step, 1) / self.warmup
+        total = self.end - self.begin - self.zero - self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / total))
+
+    def _get_value(self) -> list[float]:
+        return [value * self._factor(self.last_step) for value in self.base_values]

@@ -1,0 +1,8 @@
+"""What features are worth: nearest neighbours, linear probe, clustering scores."""
+
+from .clustering import clustering_scores
+from .features import extract_features
+from .knn import knn_classify
+from .linear_probe import linear_probe
+
+__all__ = ['clustering_scores', 'extract_features', 'knn_classify', 'linear_probe']

@@ -1,0 +1,136 @@
+"""One self-contained HTML page about a training run and its evaluation."""
+
+import base64
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = ('#3b6fb6', '#c8553d', '#4f8a5b', '#8b6bb1')
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    partial.write_text(text, encoding='utf-8')
+    partial.replace(path)
+
+
+def read_scalars(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Curves that the last run in a work dir has logged: (step, value) by name.
+
+    What a resumed run has not repeated is taken from the runs before it.
+
+    Raises:
+        FileNotFoundError: if no run has logged there.
+    """
+    files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'), reverse=True)
+    if not files:
+        raise FileNotFoundError(f'No run has logged scalars in {work_dir}.')
+    curves = defaultdict(dict)
+    for path in files:
+        first = {name: min(curve) for name, curve in curves.items()}
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            step = record.pop('step')
+            for name, value in record.items():
+                if step < first.get(name, float('inf')):
+                    curves[name][step] = value
+    return {name: sorted(curve.items()) for name, curve in curves.items()}
+
+
+def loss_chart(loss: Sequence[tuple[int, float]]) -> str:
+    """SVG of the loss over epochs."""
+    figure, axes = new_figure()
+    axes.plot(*zip(*loss, strict=True), color=COLOURS[0])
+    axes.set(xlabel='epoch', ylabel='loss')
+    return as_svg(figure)
+
+
+def size_chart(curves: dict[str, list], bounds: dict[int, float]) -> str:
+    """SVG of the smallest and largest cluster of each clustering over epochs.
+
+    Args:
+        curves: as :func:`read_scalars` returns them.
+        bounds: lower bound of the sizes, in samples, by number of clusters.
+    """
+    figure, axes = new_figure()
+    for (num_clusters, bound), colour in zip(bounds.items(), COLOURS, strict=False):
+        smallest = np.array(curves[f'coke/{num_clusters}/min_size'])
+        largest = np.array(curves[f'coke/{num_clusters}/max_size'])
+        axes.plot(*smallest.T, color=colour, label=f'K = {num_clusters}')
+        axes.plot(*largest.T, color=colour, alpha=0.35)
+        axes.axhline(bound, color=colour, linestyle=':', linewidth=1)
+    axes.set(xlabel='epoch', ylabel='samples in a cluster')
+    axes.set_yscale('symlog', linthresh=10)
+    axes.legend(frameon=False)
+    return as_svg(figure)
+
+
+def cluster_picture(images: np.ndarray, label: np.ndarray, columns: int = 24) -> str:
+    """PNG, as a data URI, with a row of random members per cluster.
+
+    Args:
+        images: uint8 (A, H, W) or (A, H, W, 3).
+        label: cluster of each image (A,).
+        columns: members shown per cluster.
+    """
+    random = np.random.default_rng(0)
+    clusters = np.unique(label)
+    height, width = images.shape[1:3]
+    gap = 1
+    shape = (len(clusters) * (height + gap) - gap, columns * (width + gap) - gap, *images.shape[3:])
+    canvas = np.full(shape, 255, np.uint8)
+    for row, cluster in enumerate(clusters):
+        members = random.permutation(np.flatnonzero(label == cluster))[:columns]
+        for column, member in enumerate(members):
+            top, left = row * (height + gap), column * (width + gap)
+            canvas[top : top + height, left : left + width] = images[member]
+    return png_uri(canvas)
+
+
+def write_report(path: str | Path, **content) -> None:
+    """Fill the page template and write it.
+
+    Args:
+        path: the HTML file.
+        **content: what ``templates/report.html`` names.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    write_atomically(path, environment.get_template('report.html').render(**content))
+
+
+def new_figure() -> tuple[Figure, 'object']:
+    figure = Figure(figsize=(6, 3.2), layout='constrained')
+    axes = figure.subplots()
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an inline SVG element."""
+    stream = io.StringIO()
+    figure.savefig(stream, format='svg', transparent=True, metadata={'Date': None})
+    text = stream.getvalue()
+    return text[text.index('<svg') :]
+
+
+def png_uri(pixels: np.ndarray) -> str:
+    """Pixels, uint8 (H, W) or (H, W, 3), as a data URI."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'PNG')
+    return 'data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,6 @@
+"""Algorithms, heads, backbones and data preprocessors that configs can name."""
+
+from .algorithms import *  # noqa: F403
+from .backbones import *  # noqa: F403
+from .data_preprocessors import *  # noqa: F403
+from .heads import *  # noqa: F403

@@ -1,0 +1,3 @@
+from .coke import CoKe
+
+__all__ = ['CoKe']

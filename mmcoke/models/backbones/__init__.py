@@ -1,0 +1,3 @@
+from .plain_convnet import PlainConvNet
+
+__all__ = ['PlainConvNet']

@@ -1,0 +1,42 @@
+"""A small network for small images."""
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmcoke.registry import MODELS
+
+
+@MODELS.register_module()
+class PlainConvNet(BaseModule):
+    """A plain stack of 3x3 convolutions with BN and ReLU, for images of a few dozen pixels.
+
+    Args:
+        in_channels: channels of the images.
+        channels: width of each layer.
+        strides: stride of each layer.
+        init_cfg: see mmengine's ``BaseModule``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (32, 32, 64, 64, 128),
+        strides: Sequence[int] = (1, 1, 2, 1, 2),
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        layers = []
+        for width, stride in zip(channels, strides, strict=True):
+            layers += [
+                nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            in_channels = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Images (n, C, H, W) → one feature map (n, channels[-1], h, w), in a tuple."""
+        return (self.layers(x),)

@@ -1,0 +1,3 @@
+from .coke_head import CoKeHead
+
+__all__ = ['CoKeHead']

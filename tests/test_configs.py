@@ -1,0 +1,92 @@
+"""Every config builds; the recipes are the published ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+
+from mmcoke.models import CoKe
+from mmcoke.registry import MODELS, OPTIMIZERS, TRANSFORMS
+
+CONFIGS = Path(__file__).parent.parent / 'configs'
+RECIPES = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts
+)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmcoke')
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_config_builds_and_takes_a_training_step(recipe):
+    cfg = Config.fromfile(CONFIGS / recipe)
+    assert cfg.default_scope == 'mmcoke'
+    assert 'custom_imports' not in cfg
+    cfg.model.clustering.num_clusters = [4, 5]
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_labelers(20)
+    transforms = [
+        TRANSFORMS.build(transform)
+        for transform in cfg.train_dataloader.dataset.pipeline
+        if transform.type != 'LoadImageFromFile'
+    ]
+    pipeline = Compose(transforms)
+    size = (8, 8) if 'digits' in recipe else (60, 50, 3)
+    images = np.random.default_rng(0).integers(0, 255, (4, *size), dtype=np.uint8)
+    packed = [pipeline(dict(img=image, sample_idx=i)) for i, image in enumerate(images)]
+    batch = dict(
+        inputs=torch.stack([record['inputs'] for record in packed]),
+        data_samples=[record['data_samples'] for record in packed],
+    )
+    optimizer = OPTIMIZERS.build(dict(cfg.optim_wrapper.optimizer, params=model.parameters()))
+    loss = model(**model.data_preprocessor(batch, True), mode='loss')['loss']
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+
+
+def test_in1k_recipe_is_the_published_one():
+    cfg = Config.fromfile(CONFIGS / 'selfsup/coke/coke_r50_8xb64_in1k.py')
+    assert cfg.train_cfg.max_epochs == 1001
+    clustering = cfg.model.clustering
+    assert clustering.num_clusters == [3000, 4000, 5000]
+    assert (clustering.min_ratio, clustering.dual_lr) == (0.4, 20.0)
+    assert clustering.average_from_epoch == 801
+    assert (clustering.num_slots, clustering.label_temperature) == (5, 0.5)
+    assert cfg.model.head.temperature == 0.1
+    assert cfg.model.head.prediction_weight == 1.0
+    optimizer = cfg.optim_wrapper.optimizer
+    batch = 8 * cfg.train_dataloader.batch_size
+    assert (optimizer.type, optimizer.lr) == ('LARS', 1.6 * batch / 1024)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-6)
+    assert optimizer.trust_coefficient == 0.001
+    assert cfg.auto_scale_lr.base_batch_size == batch == 512
+
+
+def test_in1k_network_has_the_published_layers():
+    """Shapes of the projector and predictor in the authors' checkpoints, in their order."""
+    cfg = Config.fromfile(CONFIGS / 'selfsup/coke/coke_r50_8xb64_in1k.py')
+    model = MODELS.build(cfg.model)
+    assert isinstance(model, CoKe)
+
+    def linears(module):
+        layers = [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
+        return [(m.in_features, m.out_features, m.bias is not None) for m in layers]
+
+    def norms(module):
+        return [m.num_features for m in module.modules() if hasattr(m, 'num_features')]
+
+    wide = (2048, 2048, True)
+    assert linears(model.neck) == [wide, wide, (2048, 128, True)]
+    assert norms(model.neck) == [2048, 2048, 128]
+    assert linears(model.head) == [(128, 2048, True), (2048, 128, True)]
+    assert norms(model.head) == [2048]

@@ -1,0 +1,90 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch.nn.functional import normalize
+
+from mmcoke.datasets import InMemoryImages
+from mmcoke.evaluation import clustering_scores, extract_features, knn_classify, linear_probe
+from mmcoke.registry import MODELS
+
+
+def blobs(num_samples, seed, num_classes=3, dim=5, spread=0.9):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(num_classes, (num_samples,), generator=generator)
+    noise = torch.randn(num_samples, dim, generator=generator) * spread
+    return torch.eye(dim)[y] * 2 + noise, y
+
+
+def test_knn_equals_the_definition():
+    (x, y), (x_test, _) = blobs(60, 0), blobs(30, 1)
+    predicted = knn_classify(x, y, x_test, k=7, temperature=0.1, chunk_size=8)
+    for row, label in zip(normalize(x_test, dim=1), predicted.tolist(), strict=True):
+        similarity = normalize(x, dim=1) @ row
+        nearest = similarity.argsort(descending=True)[:7]
+        votes = [0.0] * 3
+        for i in nearest.tolist():
+            votes[y[i]] += np.exp(similarity[i].item() / 0.1)
+        assert label == int(np.argmax(votes))
+
+
+def test_knn_survives_a_small_temperature():
+    x, y = blobs(60, 0)
+    assert torch.equal(knn_classify(x, y, x, k=5, temperature=1e-4), y)
+
+
+@pytest.mark.parametrize('k', [0, 61])
+def test_knn_refuses_a_k_outside_the_training_set(k):
+    x, y = blobs(60, 0)
+    with pytest.raises(ValueError, match=r'1 \.\.\. 60'):
+        knn_classify(x, y, x, k=k)
+
+
+def test_linear_probe_learns_what_is_linear():
+    (x, y), (x_test, y_test) = blobs(300, 0, spread=0.3), blobs(100, 1, spread=0.3)
+    assert (linear_probe(x, y, x_test) == y_test).float().mean() > 0.97
+
+
+def test_clustering_accuracy_is_the_best_matching():
+    random = np.random.default_rng(0)
+    target, label = random.integers(0, 4, 200), random.integers(0, 4, 200)
+    label[:120] = (target[:120] + 1) % 4
+    scores = clustering_scores(label, target)
+    matchings = itertools.permutations(range(4))
+    best = max((np.array(matching)[label] == target).mean() for matching in matchings)
+    assert scores['acc'] == pytest.approx(best)
+    assert scores['nmi'] == pytest.approx(normalized_mutual_info_score(target, label))
+    assert scores['ari'] == pytest.approx(adjusted_rand_score(target, label))
+
+
+def test_more_clusters_than_classes_match_one_each():
+    scores = clustering_scores([0, 0, 1, 2, 2, 3], [0, 0, 0, 1, 1, 1])
+    assert scores['acc'] == pytest.approx(4 / 6)
+
+
+def test_clusters_named_otherwise_are_still_right():
+    assert clustering_scores([5, 5, -1, -1], [0, 0, 1, 1])['acc'] == 1
+
+
+def test_empty_or_unequal_input_is_refused():
+    with pytest.raises(ValueError, match='same length'):
+        clustering_scores([0, 1], [0])
+    with pytest.raises(ValueError, match='same length'):
+        clustering_scores([], [])
+
+
+def test_features_are_in_order_and_do_not_depend_on_the_batch(tiny_config):
+    init_default_scope('mmcoke')
+    model = MODELS.build(tiny_config.model)
+    digits = InMemoryImages('digits', 'test', pipeline=tiny_config.pipeline)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pooled, projected = extract_features(model, digits, batch_size=100)
+    again, _ = extract_features(model, digits, batch_size=64, num_workers=1)
+    assert pooled.shape == (540, 16) and projected.shape == (540, 8)
+    torch.testing.assert_close(again, pooled)
+    torch.testing.assert_close(projected.norm(dim=1), torch.ones(540))
+    assert model.training
+    assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())

@@ -1,0 +1,90 @@
+"""LARS and the learning-rate curve equal the published ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmcoke.engine import LARS, WarmupCosineLR
+from mmcoke.registry import OPTIMIZERS, PARAM_SCHEDULERS
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / 'tests/golden'
+RECIPE = ROOT / 'configs/selfsup/coke/coke_r50_8xb64_in1k.py'
+
+
+def test_lars_takes_the_published_steps():
+    golden = {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / 'lars.npz').items()}
+    params = [torch.nn.Parameter(golden[f'init_{i}'].clone()) for i in range(5)]
+    settings = ('weight_decay', 'momentum', 'trust_coefficient')
+    optimizer = LARS(params, lr=1.0, **{name: golden[name].item() for name in settings})
+    for step, lr in enumerate(golden['lr'].tolist()):
+        optimizer.param_groups[0]['lr'] = lr
+        for i, param in enumerate(params):
+            param.grad = golden[f'grad_{i}'][step].clone()
+        optimizer.step()
+        for i, param in enumerate(params):
+            expected = golden[f'param_{i}'][step]
+            torch.testing.assert_close(param.data, expected, rtol=0, atol=1e-6)
+
+
+def test_lars_leaves_zero_weights_and_missing_gradients_alone():
+    zero, unused = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = LARS([zero, unused], lr=0.1, momentum=0.0)
+    zero.grad = torch.ones(2, 2)
+    optimizer.step()
+    torch.testing.assert_close(zero.data, torch.full((2, 2), -0.1))  # trust ratio 1
+    assert torch.equal(unused.data, torch.ones(2, 2))
+
+
+def test_lars_resumes_from_its_state():
+    def steps(optimizer, param, grads):
+        for grad in grads:
+            param.grad = grad
+            optimizer.step()
+
+    grads = list(torch.randn(6, 3, 4))
+    whole = torch.nn.Parameter(torch.ones(3, 4))
+    steps(LARS([whole], lr=0.5, weight_decay=0.1), whole, grads)
+    first = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = LARS([first], lr=0.5, weight_decay=0.1)
+    steps(optimizer, first, grads[:3])
+    second = torch.nn.Parameter(first.data.clone())
+    resumed = LARS([second], lr=0.0)
+    resumed.load_state_dict(optimizer.state_dict())
+    steps(resumed, second, grads[3:])
+    assert torch.equal(second.data, whole.data)
+
+
+def test_lars_refuses_negative_numbers():
+    with pytest.raises(ValueError, match='lr'):
+        LARS([torch.nn.Parameter(torch.ones(1))], lr=-0.1)
+
+
+def test_lars_of_mmcoke_is_the_one_in_our_scope():
+    assert OPTIMIZERS.get('LARS') is LARS
+
+
+@pytest.mark.parametrize(('epochs', 'iters'), [(21, 10), (1001, 3)])
+def test_recipe_follows_the_published_learning_rate_curve(epochs, iters):
+    golden = np.load(GOLDEN / f'lr_{epochs}epochs_{iters}iters.npz')
+    (settings,) = Config.fromfile(RECIPE).param_scheduler
+    kind = PARAM_SCHEDULERS.get(settings.pop('type'))
+    assert kind is WarmupCosineLR and settings.pop('convert_to_iter_based')
+    param = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([param], lr=float(golden['base_lr']))
+    scheduler = kind.build_iter_from_epoch(optimizer, **settings, end=epochs, epoch_length=iters)
+    curve = []
+    for _ in range(epochs * iters):
+        curve.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(curve, golden['lr'], rtol=1e-6, atol=0)
+
+
+def test_schedule_that_ends_within_its_warmup_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match='warm-up'):
+        WarmupCosineLR(optimizer, zero=1, warmup=10, begin=0, end=11)
