@@ -10,7 +10,9 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLOURS = ('#3b6fb6', '#c8553d', '#4f8a5b', '#8b6bb1')
 
@@ -20,8 +22,11 @@ def write_atomically(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding='utf-8')
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -71,6 +76,8 @@ def size_chart(curves: dict[str, list], bounds: dict[int, float]) -> str:
         axes.axhline(bound, color=colour, linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='samples in a cluster')
     axes.set_yscale('symlog', linthresh=10)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter('{x:.0f}')
     axes.legend(frameon=False)
     return as_svg(figure)
 
@@ -111,7 +118,8 @@ def write_report(path: str | Path, **content) -> None:
     write_atomically(path, environment.get_template('report.html').render(**content))
 
 
-def new_figure() -> tuple[Figure, 'object']:
+def new_figure() -> tuple[Figure, Axes]:
+    """A figure with one plain pair of axes, without the state of pyplot."""
     figure = Figure(figsize=(6, 3.2), layout='constrained')
     axes = figure.subplots()
     axes.spines[['top', 'right']].set_visible(False)
@@ -129,8 +137,6 @@ def as_svg(figure: Figure) -> str:
 
 def png_uri(pixels: np.ndarray) -> str:
     """Pixels, uint8 (H, W) or (H, W, 3), as a data URI."""
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, 'PNG')
     return 'data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode()

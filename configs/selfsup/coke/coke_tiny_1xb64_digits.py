@@ -10,8 +10,8 @@ model = dict(
     type='CoKe',
     data_preprocessor=dict(
         type='BatchAugmentPreprocessor',
-        mean=[78.0],
-        std=[96.0],
+        mean=[76.5],
+        std=[89.25],
         augment=[
             dict(
                 type='RandomAffine',
@@ -21,7 +21,7 @@ model = dict(
                 shear=(-17.0, 17.0, -17.0, 17.0),
                 p=1.0,
             ),
-            dict(type='ColorJitter', contrast=0.4, p=1.0),
+            dict(type='RandomContrast', contrast=(0.6, 1.4), p=1.0),
             dict(type='RandomGaussianNoise', std=0.1, p=1.0),
         ],
     ),
@@ -37,7 +37,7 @@ model = dict(
     head=dict(
         type='CoKeHead', in_channels=64, hid_channels=128, temperature=0.2, norm_cfg=norm_cfg
     ),
-    clustering=dict(num_clusters=[32, 48, 64], min_ratio=0.4, dual_lr=1.0),
+    clustering=dict(num_clusters=[32, 48, 64], min_ratio=0.4, dual_lr=3.0),
 )
 
 pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]

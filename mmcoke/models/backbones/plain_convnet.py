@@ -15,7 +15,7 @@ class PlainConvNet(BaseModule):
     Args:
         in_channels: channels of the images.
         channels: width of each layer.
-        strides: stride of each layer.
+        pool_after: numbers of the layers, from 1, after which 2x2 averages halve the resolution.
         init_cfg: see mmengine's ``BaseModule``.
     """
 
@@ -23,17 +23,19 @@ class PlainConvNet(BaseModule):
         self,
         in_channels: int = 1,
         channels: Sequence[int] = (32, 32, 64, 64, 128),
-        strides: Sequence[int] = (1, 1, 2, 1, 2),
+        pool_after: Sequence[int] = (1, 2, 4),
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         layers = []
-        for width, stride in zip(channels, strides, strict=True):
+        for number, width in enumerate(channels, start=1):
             layers += [
-                nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False),
+                nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(inplace=True),
             ]
+            if number in pool_after:
+                layers.append(nn.AvgPool2d(2))
             in_channels = width
         self.layers = nn.Sequential(*layers)
 

@@ -17,7 +17,7 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
 
     Args:
         augment: kornia augmentations in order, as configs: the name in ``kornia.augmentation`` as
-            ``type``, and its arguments. Images are in [0, 1] there, and clipped to it afterwards.
+            ``type``, and its arguments. Images are in [0, 1] there.
         mean, std, and others: see ``SelfSupDataPreprocessor``; in units of 0 ... 255.
 
     Raises:
@@ -40,7 +40,7 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
         return super().forward(data, training)
 
     def _augmented(self, images: Tensor) -> Tensor:
-        return self.augment(images.float() / 255).clamp(0, 1) * 255
+        return self.augment(images.float() / 255) * 255
 
 
 def build_augmentation(cfg: dict) -> nn.Module:

@@ -1,0 +1,106 @@
+"""The quickstart, as a user runs it."""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmcoke.evaluation import report
+
+ROOT = Path(__file__).resolve().parent.parent
+SCORES = {'knn', 'linear', 'cluster_acc', 'nmi', 'ari'}
+
+
+def quickstart(work_dir, *arguments):
+    """Run it; returns what it printed and the metrics it wrote."""
+    script = [sys.executable, 'tools/quickstart.py', '--work-dir', str(work_dir), *arguments]
+    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=550)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout, json.loads((work_dir / 'metrics.json').read_text())
+
+
+def test_a_short_run_writes_numbers_and_a_self_contained_page(tmp_path):
+    out, metrics = quickstart(tmp_path, '--cfg-options', 'train_cfg.max_epochs=4')
+    assert set(metrics) == {'coke', 'pixels', 'random_init', 'train_seconds'}
+    for features in ('coke', 'pixels', 'random_init'):
+        assert set(metrics[features]) == SCORES
+    assert metrics['pixels']['cluster_acc'] == pytest.approx(0.79, abs=0.02)
+    assert metrics['pixels']['nmi'] == pytest.approx(0.74, abs=0.02)
+    assert 'epoch 4/4' in out and 'evaluating' in out
+    for score in metrics['coke'].values():
+        assert f'{score:.3f}' in out
+
+    page = (tmp_path / 'report.html').read_text()
+    HTMLParser().feed(page)
+    assert page.count('<svg') == 2 and page.count('data:image/png;base64,') == 1
+    loaded = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page)
+    assert not loaded, 'the page needs nothing from elsewhere'
+
+
+def test_an_interrupted_run_is_resumed(tmp_path):
+    options = ['--cfg-options', 'default_hooks.checkpoint.interval=1', 'train_cfg.max_epochs=4']
+    quickstart(tmp_path, *options)
+    out, _ = quickstart(tmp_path, '--resume', *options[:-1], 'train_cfg.max_epochs=6')
+    assert 'epoch 6/6' in out and 'epoch 4/6' not in out
+    curve = report.read_scalars(tmp_path)['coke/loss']
+    assert [epoch for epoch, _ in curve] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_wrong_argument_prints_the_usage():
+    script = [sys.executable, 'tools/quickstart.py', '--sead', '1']
+    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and 'usage' in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_digits_reach_the_promised_scores_in_the_median_of_three_seeds(tmp_path):
+    runs = []
+    for seed in range(3):
+        work_dir = tmp_path / str(seed)
+        runs.append(quickstart(work_dir, '--seed', str(seed))[1])
+        check_sizes(report.read_scalars(work_dir))
+    median = {name: statistics.median(run['coke'][name] for run in runs) for name in SCORES}
+    print(median, [run['train_seconds'] for run in runs])
+    assert median['cluster_acc'] >= 0.92
+    assert median['nmi'] >= 0.87
+    assert median['knn'] >= 0.975
+    assert median['linear'] >= 0.96
+
+
+def check_sizes(curves):
+    """The lower bound holds in the last epochs, up to the tolerance of docs/methods/coke.md."""
+    for num_clusters in (32, 48, 64):
+        smallest = np.array([size for _, size in curves[f'coke/{num_clusters}/min_size'][-10:]])
+        bound = 0.4 * 1257 / num_clusters
+        assert smallest.min() >= 0.5 * bound, (num_clusters, smallest)
+        assert smallest.mean() >= 0.8 * bound, (num_clusters, smallest)
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'metrics.json'
+    report.write_atomically(path, 'old')
+    with pytest.raises(UnicodeEncodeError):
+        report.write_atomically(path, 'new \udcff')
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_of_a_resumed_run_are_joined(tmp_path):
+    def log(run, steps):
+        folder = tmp_path / run / 'vis_data'
+        folder.mkdir(parents=True)
+        lines = [json.dumps({'loss': step + float(run), 'step': step}) for step in steps]
+        (folder / 'scalars.json').write_text('\n'.join(lines))
+
+    log('1', [1, 2, 3])
+    log('2', [3, 4])
+    assert report.read_scalars(tmp_path)['loss'] == [(1, 2.0), (2, 3.0), (3, 5.0), (4, 6.0)]
+    with pytest.raises(FileNotFoundError, match='No run has logged'):
+        report.read_scalars(tmp_path / 'elsewhere')
