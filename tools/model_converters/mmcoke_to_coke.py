@@ -1,0 +1,30 @@
+"""Turn a checkpoint of CoKe into the layout of the published code.
+
+Its linear evaluation reads the result; to resume there, an optimizer state would have to be added.
+"""
+
+import argparse
+
+import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
+from mmcoke.models.checkpoints import mmcoke_to_coke
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('src', help='mmcoke checkpoint, .pth')
+    parser.add_argument('dst', help='checkpoint in the published layout to write, .pth.tar')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        print(mmcoke_to_coke(args.src, args.dst))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+
+
+if __name__ == '__main__':
+    main()
