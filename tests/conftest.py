@@ -22,12 +22,12 @@ def tiny_config(tmp_path):
 
 TINY = {
     'model.backbone.channels': [8, 8, 8, 16, 16],
-    'model.neck.in_channels': 16,
     'model.neck.hid_channels': 16,
     'model.neck.out_channels': 8,
     'model.head.in_channels': 8,
     'model.head.hid_channels': 16,
     'model.clustering.num_clusters': [8, 12],
+    'param_scheduler.0.warmup': 1,
     'train_cfg.max_epochs': 3,
     'default_hooks.checkpoint.interval': 1,
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, default_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
@@ -43,10 +43,7 @@ def test_config_builds_and_takes_a_training_step(recipe):
     size = (8, 8) if 'digits' in recipe else (60, 50, 3)
     images = np.random.default_rng(0).integers(0, 255, (4, *size), dtype=np.uint8)
     packed = [pipeline(dict(img=image, sample_idx=i)) for i, image in enumerate(images)]
-    batch = dict(
-        inputs=torch.stack([record['inputs'] for record in packed]),
-        data_samples=[record['data_samples'] for record in packed],
-    )
+    batch = default_collate(packed)
     optimizer = OPTIMIZERS.build(dict(cfg.optim_wrapper.optimizer, params=model.parameters()))
     loss = model(**model.data_preprocessor(batch, True), mode='loss')['loss']
     loss.backward()
@@ -70,6 +67,40 @@ def test_in1k_recipe_is_the_published_one():
     assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-6)
     assert optimizer.trust_coefficient == 0.001
     assert cfg.auto_scale_lr.base_batch_size == batch == 512
+
+
+PUBLISHED = {
+    # epochs, temperature, label weight, prediction weight, first epoch of stage 2
+    'coke_r50_8xb64_in1k.py': (1001, 0.1, 0.2, 1.0, 801),
+    'coke_r50_8xb64-2view_in1k.py': (1001, 0.05, 0.2, 0.5, None),
+    'coke_r50_8xb64-mcrop_in1k.py': (801, 0.05, 0.2, 0.5, None),
+}
+
+
+@pytest.mark.parametrize(('recipe', 'published'), PUBLISHED.items())
+def test_recipes_differ_as_published(recipe, published):
+    cfg = Config.fromfile(CONFIGS / 'selfsup/coke' / recipe)
+    head = MODELS.build(cfg.model.head)
+    assert published == (
+        cfg.train_cfg.max_epochs,
+        head.temperature,
+        head.label_weight,
+        head.prediction_weight,
+        cfg.model.clustering.get('average_from_epoch'),
+    )
+    assert head.small_weight == 0.5
+    clustering = cfg.model.clustering
+    assert (clustering.num_clusters, clustering.min_ratio) == ([3000, 4000, 5000], 0.4)
+
+
+def test_multi_crop_makes_two_views_and_six_crops():
+    cfg = Config.fromfile(CONFIGS / 'selfsup/coke/coke_r50_8xb64-mcrop_in1k.py')
+    transforms = [t for t in cfg.train_pipeline if t.type != 'LoadImageFromFile']
+    pipeline = Compose([TRANSFORMS.build(transform) for transform in transforms])
+    image = np.random.default_rng(0).integers(0, 255, (60, 50, 3), dtype=np.uint8)
+    views = pipeline(dict(img=image, sample_idx=0))['inputs']
+    sizes = [tuple(view.shape) for view in views]
+    assert sizes == [(3, 224, 224)] * 2 + [(3, 96, 96)] * 6
 
 
 def test_in1k_network_has_the_published_layers():

@@ -3,10 +3,19 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
+import torch.distributed as dist
+from conftest import DIGITS, ROOT, TINY
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
 
-ROOT = Path(__file__).resolve().parent.parent
+from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
+from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
+from mmcoke.registry import MODELS
 
 
 def dist_train(config, num_processes, *arguments):
@@ -58,3 +67,85 @@ def test_wrong_arguments_print_the_usage():
     )
     assert result.returncode != 0
     assert 'dist_train.sh CONFIG GPUS' in result.stdout + result.stderr
+
+
+def network(seed=0):
+    """A small CoKe whose BN uses fixed statistics, so that a batch can be split."""
+    init_default_scope('mmcoke')
+    torch.manual_seed(seed)
+    cfg = Config.fromfile(DIGITS)
+    cfg.merge_from_dict(TINY)
+    model = MODELS.build(cfg.model)
+    model.init_labelers(48)
+    return model.eval()
+
+
+def two_epochs(rank, world_size, folder):
+    """Two epochs of global batches of 16, each process on its part; notes state and gradients."""
+    if world_size > 1:
+        store = f'file://{folder}/store'
+        dist.init_process_group('gloo', store, rank=rank, world_size=world_size)
+    model = network()
+    forward = model if world_size == 1 else CPUDistributedDataParallel(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(48, 1, 16, 16, generator=generator)
+    seen = []
+    for epoch in range(2):
+        for labeler in model.labelers:
+            labeler.set_epoch(epoch)
+        for batch in torch.randperm(48, generator=generator).split(16):
+            own = batch.chunk(world_size)[rank]
+            samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
+            model.zero_grad()
+            forward(images[own], samples, mode='loss')['loss'].backward()
+            grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+            state = {name: v.clone() for name, v in model.labelers.state_dict().items()}
+            seen.append((state, grads))
+        for labeler in model.labelers:
+            labeler.end_epoch()
+    torch.save(seen, f'{folder}/world{world_size}_rank{rank}.pth')
+    if world_size > 1:
+        check_guard(rank, model)
+        dist.destroy_process_group()
+
+
+def check_guard(rank, model):
+    """The guard is silent on equal states and stops both processes when one bit differs."""
+    hook, runner = ReplicaCheckHook(), SimpleNamespace(model=model, epoch=1)
+    hook.after_train_epoch(runner)
+    if rank == 1:
+        dual = model.labelers[0].kmeans.dual
+        dual[0] = torch.nextafter(dual[0], torch.tensor(9.0))
+    with pytest.raises(RuntimeError, match=r'process \[1\] differs .* epoch 2'):
+        hook.after_train_epoch(runner)
+
+
+def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(tmp_path):
+    """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
+    two_epochs(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(two_epochs, (2, str(tmp_path)), nprocs=2)
+    single = torch.load(tmp_path / 'world1_rank0.pth')
+    for rank in range(2):
+        steps = torch.load(tmp_path / f'world2_rank{rank}.pth')
+        assert len(steps) == len(single) == 6
+        for (state, grads), (expected_state, expected_grads) in zip(steps, single, strict=True):
+            for name, value in expected_state.items():
+                if value.is_floating_point():
+                    torch.testing.assert_close(state[name], value, atol=1e-5, rtol=0)
+                else:
+                    assert torch.equal(state[name], value), name
+            for name, grad in expected_grads.items():
+                torch.testing.assert_close(grads[name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize('buffer', ['0.kmeans.centers', '1.kmeans.dual', '0.labels.label'])
+def test_the_checksum_sees_every_bit_and_every_place(buffer):
+    labelers = network().labelers
+    before = state_checksum(labelers)
+    value = labelers.state_dict()[buffer].view(-1)
+    assert state_checksum(labelers) == before
+    value[3] += torch.tensor(1e-6 if value.is_floating_point() else 1).to(value.dtype)
+    assert state_checksum(labelers) != before
+    value = torch.tensor([1.0, 2.0, 3.0])
+    assert checksum(value) != checksum(value.flip(0))
+    assert checksum(value, chunk_size=2) != checksum(value.flip(0), chunk_size=2)

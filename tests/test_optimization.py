@@ -84,7 +84,18 @@ def test_recipe_follows_the_published_learning_rate_curve(epochs, iters):
     np.testing.assert_allclose(curve, golden['lr'], rtol=1e-6, atol=0)
 
 
-def test_schedule_that_ends_within_its_warmup_is_refused():
+def test_a_trial_shorter_than_the_warmup_follows_the_warmup():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match='warm-up'):
-        WarmupCosineLR(optimizer, zero=1, warmup=10, begin=0, end=11)
+    scheduler = WarmupCosineLR(optimizer, zero=1, warmup=10, begin=0, end=4)
+    curve = []
+    for _ in range(4):
+        curve.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    assert curve == pytest.approx([0, 0.1, 0.1, 0.2])
+
+
+def test_a_schedule_without_an_end_is_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match='needs an end'):
+        WarmupCosineLR(optimizer)

@@ -20,6 +20,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from mmcoke.datasets import InMemoryImages
+from mmcoke.engine.checkpoint import WholeFilesBackend
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import (
     clustering_scores,
@@ -45,6 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        '--config', default=CONFIG, help='another recipe for the digits (%(default)s)'
+    )
     parser.add_argument('--seed', type=int, default=0, help='of weights, batches and centers (0)')
     parser.add_argument(
         '--work-dir', default='work_dirs/quickstart', help='where the results go (%(default)s)'
@@ -62,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(args.config)
     cfg.work_dir = args.work_dir
     cfg.resume = args.resume
     cfg.randomness.seed = args.seed
@@ -175,8 +179,8 @@ def main() -> None:
     metrics['train_seconds'] = round(train_seconds, 1)
 
     names = dict(coke='CoKe', random_init='untrained network', pixels='pixels')
-    report.write_atomically(Path(args.work_dir) / 'metrics.json', json.dumps(metrics, indent=2))
     path = write_html(cfg, metrics, names, clusters['coke'], splits['all'].images)
+    WholeFilesBackend().put_text(json.dumps(metrics, indent=2), path.with_name('metrics.json'))
     show(metrics, names, console)
     console.print(f'Trained in {train_seconds:.0f} s. Numbers: {path.with_name("metrics.json")}')
     console.print(f'Pictures: {path}')

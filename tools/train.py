@@ -20,7 +20,16 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint or, without a name, from the last one in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='float16',
+        choices=['float16', 'bfloat16'],
+        help='train in mixed precision (GPU); float16 unless bfloat16 is named',
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='compile backbone and neck (torch.compile)'
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -49,7 +58,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.amp:
         if not torch.cuda.is_available():
             raise SystemExit('--amp needs a GPU, and torch finds none. Train without it.')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=args.amp)
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         cfg.auto_scale_lr.enable = True
@@ -64,7 +73,7 @@ def load_config(args: argparse.Namespace) -> Config:
 @record
 def main() -> None:
     args = parse_args()
-    train(load_config(args), args.launcher)
+    train(load_config(args), args.launcher, compile_network=args.compile)
 
 
 if __name__ == '__main__':

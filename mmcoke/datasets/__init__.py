@@ -2,6 +2,7 @@
 
 from .folder import CustomDataset, LoadImageFromFile, UnreadableImageError
 from .in_memory import InMemoryImages
+from .samplers import TruncatedSampler
 from .wrappers import ConcatDataset
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     'CustomDataset',
     'InMemoryImages',
     'LoadImageFromFile',
+    'TruncatedSampler',
     'UnreadableImageError',
 ]

@@ -12,10 +12,11 @@ from torch import nn
 
 from mmcoke.datasets import UnreadableImageError
 
+from .checkpoint import checkpoint_to_resume
 from .model_wrappers import CPUDistributedDataParallel, unwrap
 
 
-def train(cfg: Config, launcher: str = 'none') -> nn.Module:
+def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False) -> nn.Module:
     """Train what a config describes; for entry points.
 
     An unreadable image or Ctrl-C ends the program with a message that says how to go on, not with a
@@ -23,13 +24,20 @@ def train(cfg: Config, launcher: str = 'none') -> nn.Module:
 
     Args:
         cfg, launcher: see :func:`build_runner`.
+        compile_network: compile backbone and neck with torch.compile; clustering and loss stay
+            as they are.
 
     Returns:
         The trained model, without a wrapper for distributed training.
     """
     advice = f'Checkpoints are in {cfg.work_dir}; go on with --resume.'
     try:
-        return unwrap(build_runner(cfg, launcher).train())
+        runner = build_runner(cfg, launcher)
+        if compile_network:
+            model = unwrap(runner.model)
+            model.backbone.compile()
+            model.neck.compile()
+        return unwrap(runner.train())
     except UnreadableImageError as error:
         raise SystemExit(f'{error}\n{advice}') from None
     except KeyboardInterrupt:
@@ -48,9 +56,13 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
         launcher: 'none', 'pytorch' (torchrun), 'slurm' or 'mpi'.
 
     Raises:
-        ValueError: if there are more processes than GPUs on this machine.
+        ValueError: if there are more processes than GPUs on this machine, or the checkpoint to
+            resume from is damaged.
     """
     cfg.launcher = launcher
+    if cfg.get('resume'):
+        cfg.load_from = checkpoint_to_resume(cfg.work_dir, cfg.get('load_from'))
+        cfg.resume = cfg.load_from is not None
     if launcher != 'none':
         if torch.cuda.is_available():
             check_num_gpus()

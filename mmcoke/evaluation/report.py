@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,19 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmcoke.engine.checkpoint import WholeFilesBackend
+
 COLOURS = ('#3b6fb6', '#c8553d', '#4f8a5b', '#8b6bb1')
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
-        partial.write_text(text, encoding='utf-8')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_scalars(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -115,7 +104,7 @@ def write_report(path: str | Path, **content) -> None:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    write_atomically(path, environment.get_template('report.html').render(**content))
+    WholeFilesBackend().put_text(environment.get_template('report.html').render(**content), path)
 
 
 def new_figure() -> tuple[Figure, Axes]:

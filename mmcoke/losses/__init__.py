@@ -1,5 +1,5 @@
 """Losses as free functions. Needs torch only."""
 
-from .coke_loss import cluster_logits, coke_loss
+from .coke_loss import cluster_logits, coke_loss, multi_view_coke_loss
 
-__all__ = ['cluster_logits', 'coke_loss']
+__all__ = ['cluster_logits', 'coke_loss', 'multi_view_coke_loss']

@@ -1,5 +1,7 @@
 """Algorithms, heads, backbones and data preprocessors that configs can name."""
 
+from mmcoke import registry  # noqa: F401 (checks the installed versions before mmpretrain is imported)
+
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403

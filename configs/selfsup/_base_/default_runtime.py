@@ -4,8 +4,15 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=10, max_keep_ckpts=3),
+    checkpoint=dict(
+        type='CheckpointHook',
+        interval=10,
+        max_keep_ckpts=3,
+        backend_args=dict(backend='whole_files'),  # a checkpoint is complete or not there
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    sample_seed=dict(type='SampleSeedHook'),  # augmentation depends on (seed, epoch, sample)
+    replica_check=dict(type='ReplicaCheckHook'),
 )
 custom_hooks = [dict(type='CoKeHook')]
 

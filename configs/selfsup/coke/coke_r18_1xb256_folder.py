@@ -16,7 +16,7 @@ _base_ = [
 # method
 model = dict(
     backbone=dict(depth=18),
-    neck=dict(in_channels=512, hid_channels=1024),
+    neck=dict(hid_channels=1024),
     head=dict(hid_channels=1024),
     clustering=dict(num_clusters=[100, 200, 400], dual_lr=4.0),
 )

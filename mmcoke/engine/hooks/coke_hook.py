@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch import nn
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.datasets import ConcatDataset
@@ -33,6 +35,16 @@ class CoKeHook(Hook):
             return
         check_train_loop(loop)
         unwrap(runner.model).init_labelers(len(loop.dataloader.dataset))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse a checkpoint that does not fit, which mmengine would load in part.
+
+        Raises:
+            ValueError: if it is of another method, number of clusters or data set.
+        """
+        labelers = unwrap(runner.model).labelers
+        if labelers:
+            check_labeler_state(labelers, checkpoint.get('state_dict', checkpoint), runner._resume)
 
     def before_train_epoch(self, runner: Runner) -> None:
         for labeler in unwrap(runner.model).labelers:
@@ -98,4 +110,43 @@ def epoch_scalars(labeler: CoKeLabeler) -> dict[str, float]:
         max_size=sizes.max().item(),
         num_small=(sizes < bound).sum().item(),
         changed=round(labeler.changed().item(), 4),
+    )
+
+
+def check_labeler_state(labelers: nn.ModuleList, state_dict: dict, resume: bool) -> None:
+    """Compare the clustering state in a checkpoint with the model's.
+
+    Args:
+        labelers: of the model.
+        state_dict: of the checkpoint, with or without the ``module.`` of a wrapper.
+        resume: whether the clustering state is needed; else a checkpoint without it will do.
+    """
+    prefix = 'labelers.'
+    names = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    saved = {k.removeprefix(prefix): v.shape for k, v in names.items() if k.startswith(prefix)}
+    ours = {name: value.shape for name, value in labelers.state_dict().items()}
+    if saved == ours or (not saved and not resume):
+        return
+    if not saved:
+        raise ValueError(
+            'The checkpoint to resume from holds no clustering state: it is of another method, or '
+            'only weights. Start a new run from its weights with --cfg-options '
+            'load_from=CHECKPOINT.'
+        )
+    raise ValueError(
+        f'The checkpoint has clusterings of {describe_state(saved)}, but the config and the '
+        f'data set make {describe_state(ours)}. Set model.clustering and the data set as they '
+        'were, or start a new run.'
+    )
+
+
+def describe_state(shapes: dict[str, torch.Size]) -> str:
+    """Numbers of clusters, dimension and samples in the shapes of labelers' buffers."""
+    centers = [shape for name, shape in shapes.items() if name.endswith('kmeans.centers')]
+    tables = [shape[0] for name, shape in shapes.items() if name.endswith('.label')]
+    averaged = any(name.endswith('labels.weight') for name in shapes)
+    return (
+        f'num_clusters={[shape[0] for shape in centers]}, dimension '
+        f'{sorted({shape[1] for shape in centers})}, {sorted(set(tables))} samples, '
+        f'{"with" if averaged else "without"} averaged labels'
     )

@@ -25,21 +25,19 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         zero: length of the part with learning rate 0 (CoKe's epoch 0, in which the centers form).
         warmup: length of the warm-up.
         begin: first step, where the zero part begins.
-        end: last step, where the cosine reaches 0; ``Runner`` sets it to the end of training.
+        end: last step, where the cosine reaches 0; ``Runner`` sets it to the end of training. If
+            that is within the warm-up, as in a short trial, the curve stops there.
 
     Raises:
-        ValueError: if ``end`` is not known, or before the end of the warm-up.
+        ValueError: if ``end`` is not known.
     """
 
     def __init__(
         self, optimizer: Any, *args: Any, zero: int = 1, warmup: int = 10, **kwargs: Any
     ) -> None:
-        begin, end = kwargs.get('begin', 0), kwargs.get('end', INF)
-        if not zero + warmup < end - begin < INF:
-            raise ValueError(
-                f'WarmupCosineLR must end after its zero part ({zero}) and warm-up ({warmup}), '
-                f'but lasts from {begin} to {end}. Train longer, or shorten zero and warmup.'
-            )
+        end = kwargs.get('end', INF)
+        if end == INF:
+            raise ValueError('WarmupCosineLR needs an end: where the learning rate is 0 again.')
         self.zero, self.warmup = zero, warmup
         super().__init__(optimizer, *args, **kwargs)
 

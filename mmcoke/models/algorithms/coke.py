@@ -1,5 +1,7 @@
 """CoKe as an OpenMMLab algorithm."""
 
+from itertools import groupby
+
 import torch
 from mmengine.dist import all_gather, get_rank
 from mmpretrain.models import BaseSelfSupervisor
@@ -19,8 +21,9 @@ class CoKe(BaseSelfSupervisor):
     when training starts.
 
     Args:
-        backbone, neck, head, data_preprocessor, init_cfg: see ``BaseSelfSupervisor``. The head has
-            ``in_channels``, the dimension of the projection.
+        backbone, neck, head, data_preprocessor, init_cfg: see ``BaseSelfSupervisor``. A neck
+            without ``in_channels`` adapts to the backbone's width; the head has ``in_channels``,
+            the dimension of the projection.
         clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
             ``num_clusters`` is a list, one number per clustering.
     """
@@ -35,6 +38,9 @@ class CoKe(BaseSelfSupervisor):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        backbone = MODELS.build(backbone)
+        if 'in_channels' not in neck:
+            neck = dict(neck, in_channels=backbone_width(backbone))
         super().__init__(
             backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
@@ -67,43 +73,75 @@ class CoKe(BaseSelfSupervisor):
         """Cluster the global batch and classify the images by their labels of the last epoch.
 
         Args:
-            inputs: images (n, C, H, W), or a list with that one view.
+            inputs: images (n, C, H, W), or a list of views: one; or two of full size, followed by
+                any number of small crops. Views of one size go through the network together.
             data_samples: one per image, each with ``sample_idx``.
 
         Returns:
-            ``{'loss': scalar}``
+            See :meth:`CoKeHead.loss`.
         """
-        view = single_view(inputs)
-        projection_nD = self.project(view)
-        targets = self._targets(projection_nD, sample_indices(data_samples, view.device))
+        views = [inputs] if isinstance(inputs, Tensor) else inputs
+        num_full = count_full_views(views)
+        projections, predictions = [], []
+        for group in by_size(views):
+            projection = self.project(torch.cat(group))
+            projections += projection.chunk(len(group))
+            predictions += self.head(projection).chunk(len(group))
+        idx_n = sample_indices(data_samples, views[0].device)
+        targets = self._targets(projections[:num_full], idx_n)
         centers = [labeler.kmeans.centers for labeler in self.labelers]
-        return self.head.loss(projection_nD, centers, targets)
+        return self.head.loss(projections, predictions, centers, targets)
 
     @torch.no_grad()
-    def _targets(self, projection_nD: Tensor, idx_n: Tensor) -> list[Tensor]:
-        """Step each labeler with the global batch; keep the targets of the own one."""
+    def _targets(self, projections: list[Tensor], idx_n: Tensor) -> list[Tensor]:
+        """Step each labeler with the global batch; keep the targets of the own one.
+
+        Clustered is the mean of the full-size views' projections, not normalized again.
+        """
         if not self.labelers:
             raise ValueError(
                 'The labelers are not there yet: add custom_hooks=[dict(type="CoKeHook")] to the '
                 'config, or call model.init_labelers(num_samples) before training.'
             )
-        x_nD = normalize(projection_nD.detach().float(), dim=1)
+        units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
+        x_nD = torch.stack(units).mean(0)
         x_ND, idx_N = torch.cat(all_gather(x_nD)), torch.cat(all_gather(idx_n))
         first = get_rank() * len(idx_n)
         own = slice(first, first + len(idx_n))
         return [labeler.step(x_ND, idx_N)[own] for labeler in self.labelers]
 
 
-def single_view(inputs: Tensor | list[Tensor]) -> Tensor:
-    """The only view in the inputs."""
-    if isinstance(inputs, Tensor):
-        return inputs
-    if len(inputs) != 1:
-        raise ValueError(
-            f'CoKe trains on one view per image, but the pipeline made {len(inputs)}. Remove '
-            'MultiView from the train pipeline, or set its num_views=1.'
-        )
-    return inputs[0]
+@torch.no_grad()
+def backbone_width(backbone: nn.Module, image_size: int = 64) -> int:
+    """Channels of a backbone's last output, seen from one blank image."""
+    stem = next(p for p in backbone.parameters() if p.ndim == 4)
+    training = backbone.training
+    backbone.eval()  # mmengine's modules return nothing here
+    output = backbone(stem.new_zeros(1, stem.shape[1], image_size, image_size))
+    backbone.train(training)
+    return (output[-1] if isinstance(output, tuple) else output).shape[1]
+
+
+def by_size(views: list[Tensor]) -> list[list[Tensor]]:
+    """Runs of consecutive views with the same height and width."""
+    return [list(group) for _, group in groupby(views, key=lambda view: view.shape[-2:])]
+
+
+def count_full_views(views: list[Tensor]) -> int:
+    """Number of views that are as large as the first one: 1 or 2.
+
+    Raises:
+        ValueError: if the views are not one, or two of full size and then smaller ones.
+    """
+    sizes = [tuple(view.shape[-2:]) for view in views]
+    num_full = sizes.count(sizes[0])
+    full_first = all(size == sizes[0] for size in sizes[:num_full])
+    if len(views) == 1 or (num_full == 2 and full_first):
+        return num_full
+    raise ValueError(
+        'CoKe trains on one view per image, or on two of full size followed by small crops, but '
+        f'the pipeline made views of {sizes}. Set num_views and sizes in MultiView accordingly.'
+    )
 
 
 def sample_indices(data_samples: list | None, device: torch.device) -> Tensor:

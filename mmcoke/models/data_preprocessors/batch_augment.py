@@ -4,43 +4,43 @@ import difflib
 
 from kornia import augmentation
 from mmpretrain.models import SelfSupDataPreprocessor
-from torch import Tensor, nn
+from torch import nn
 
 from mmcoke.registry import MODELS
 
 
 @MODELS.register_module()
 class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
-    """Moves images to the device, augments them in batch with kornia while training, normalizes.
+    """Moves images to the device, makes views of them with kornia while training, normalizes.
 
-    Much faster than transforms image by image, for small images above all.
+    In batch, which is much faster than image by image, for small images above all.
 
     Args:
-        augment: kornia augmentations in order, as configs: the name in ``kornia.augmentation`` as
-            ``type``, and its arguments. Images are in [0, 1] there.
+        views: for each view of an image, kornia augmentations in order, as configs: the name in
+            ``kornia.augmentation`` as ``type``, and its arguments. Images are in [0, 1] there.
         mean, std, and others: see ``SelfSupDataPreprocessor``; in units of 0 ... 255.
 
     Raises:
         ValueError: if kornia has no augmentation of a name.
     """
 
-    def __init__(self, augment: list[dict], **kwargs) -> None:
+    def __init__(self, views: list[list[dict]], **kwargs) -> None:
         super().__init__(**kwargs)
-        self.augment = nn.Sequential(*map(build_augmentation, augment))
+        self.views = nn.ModuleList(nn.Sequential(*map(build_augmentation, view)) for view in views)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """See ``SelfSupDataPreprocessor``; images come as (n, C, H, W) with values 0 ... 255."""
-        if training:
-            data = self.cast_data(data)
-            inputs = data['inputs']
-            if isinstance(inputs, Tensor):
-                data['inputs'] = self._augmented(inputs)
-            else:
-                data['inputs'] = [self._augmented(view) for view in inputs]
-        return super().forward(data, training)
+        """Images (n, C, H, W) with values 0 ... 255 become a list of normalized views.
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        return self.augment(images.float() / 255) * 255
+        Outside of training they stay as they are, one view, and are only normalized.
+        """
+        if not training:
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        images = data['inputs'].float() / 255
+        views = [view(images) * 255 for view in self.views]
+        if self._enable_normalize:
+            views = [(view - self.mean) / self.std for view in views]
+        return dict(inputs=views, data_samples=data['data_samples'])
 
 
 def build_augmentation(cfg: dict) -> nn.Module:

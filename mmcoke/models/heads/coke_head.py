@@ -4,7 +4,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmcoke.losses import coke_loss
+from mmcoke.losses import coke_loss, multi_view_coke_loss
 from mmcoke.registry import MODELS
 
 
@@ -17,12 +17,15 @@ class CoKeHead(BaseModule):
         hid_channels: width of the predictor (linear, BN, ReLU, linear).
         temperature: T of the softmax over clusters.
         prediction_weight: share of the prediction branch in the loss, in [0, 1]; the projection
-            branch has the rest. 1 in the published single-view recipe.
+            branch has the rest. 1 in the published single-view recipe, 0.5 in the others.
+        label_weight: with two views, share of the label in the target; the softmax of the other
+            view has the rest.
+        small_weight: with small crops, their share in the loss.
         norm_cfg: norm layer of the predictor.
         init_cfg: see mmengine's ``BaseModule``.
 
     Raises:
-        ValueError: if the temperature is not positive or the weight is outside [0, 1].
+        ValueError: if the temperature is not positive or a weight is outside [0, 1].
     """
 
     def __init__(
@@ -32,16 +35,25 @@ class CoKeHead(BaseModule):
         *,
         temperature: float = 0.1,
         prediction_weight: float = 1.0,
+        label_weight: float = 0.2,
+        small_weight: float = 0.5,
         norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if not temperature > 0:
             raise ValueError(f'temperature must be positive, but is {temperature}.')
-        if not 0 <= prediction_weight <= 1:
-            raise ValueError(f'prediction_weight must be in [0, 1], but is {prediction_weight}.')
+        weights = dict(
+            prediction_weight=prediction_weight,
+            label_weight=label_weight,
+            small_weight=small_weight,
+        )
+        for name, weight in weights.items():
+            if not 0 <= weight <= 1:
+                raise ValueError(f'{name} must be in [0, 1], but is {weight}.')
         self.in_channels = in_channels
         self.temperature, self.prediction_weight = temperature, prediction_weight
+        self.label_weight, self.small_weight = label_weight, small_weight
         self.predictor = MODELS.build(
             dict(
                 type='NonLinearNeck',
@@ -57,26 +69,41 @@ class CoKeHead(BaseModule):
             )
         )
 
+    def forward(self, projection_nD: Tensor) -> Tensor:
+        """Predictions (n, D) for projections (n, D), neither normalized."""
+        return self.predictor((projection_nD,))[0]
+
     def loss(
-        self, projection_nD: Tensor, centers: list[Tensor], targets: list[Tensor]
+        self,
+        projections: list[Tensor],
+        predictions: list[Tensor],
+        centers: list[Tensor],
+        targets: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Loss of one view.
+        """Loss of one view, or of two full-size views and any number of small crops.
 
         Args:
-            projection_nD: output of the neck, not normalized (n, D).
+            projections: for each view, what the neck gives (n, D); full-size views first.
+            predictions: for each view, what :meth:`forward` makes of it (n, D).
             centers: for each clustering, the published centers (K, D).
             targets: for each clustering, labels int64 (n,) or soft targets (n, K).
 
         Returns:
-            ``{'loss': scalar}``
+            ``loss``, a scalar; with small crops its two parts, ``full_views`` and ``small_crops``,
+            for the log.
         """
-        prediction_nD = self.predictor((projection_nD,))[0]
-        loss = coke_loss(
-            normalize(projection_nD.float(), dim=1),
-            normalize(prediction_nD.float(), dim=1),
-            centers,
-            targets,
-            temperature=self.temperature,
-            prediction_weight=self.prediction_weight,
+        projections, predictions = (
+            [normalize(x_nD.float(), dim=1) for x_nD in views]
+            for views in (projections, predictions)
         )
-        return dict(loss=loss)
+        options = dict(temperature=self.temperature, prediction_weight=self.prediction_weight)
+        if len(projections) == 1:
+            return dict(loss=coke_loss(projections[0], predictions[0], centers, targets, **options))
+        losses = multi_view_coke_loss(
+            projections, predictions, centers, targets, label_weight=self.label_weight, **options
+        )
+        if 'loss_small' not in losses:
+            return dict(loss=losses['loss_full'])
+        full, small = losses['loss_full'], losses['loss_small']
+        loss = (1 - self.small_weight) * full + self.small_weight * small
+        return dict(loss=loss, full_views=full.detach(), small_crops=small.detach())

@@ -29,7 +29,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,  # all processes need batches of one size
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='TruncatedSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='ImageNet', data_root='data/imagenet/', split='train', pipeline=train_pipeline

@@ -10,10 +10,9 @@ model = dict(
         std=[58.395, 57.12, 57.375],
     ),
     backbone=dict(type='ResNet', depth=50, norm_cfg=norm_cfg, zero_init_residual=False),
-    # BN after every layer, the last one included
+    # BN after every layer, the last one included; in_channels follows the backbone
     neck=dict(
         type='NonLinearNeck',
-        in_channels=2048,
         hid_channels=2048,
         out_channels=128,
         num_layers=3,

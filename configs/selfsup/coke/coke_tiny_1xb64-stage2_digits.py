@@ -1,0 +1,7 @@
+# CoKe, one view, on the digits, the last fifth of the epochs with averaged centers and labels.
+#
+#   bash tools/quickstart.sh --config configs/selfsup/coke/coke_tiny_1xb64-stage2_digits.py
+_base_ = 'coke_tiny_1xb64_digits.py'
+
+# method
+model = dict(clustering=dict(average_from_epoch=185, num_slots=5, label_temperature=0.5))
