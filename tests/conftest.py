@@ -27,6 +27,7 @@ TINY = {
     'model.head.in_channels': 8,
     'model.head.hid_channels': 16,
     'model.clustering.num_clusters': [8, 12],
+    'model.clustering.dual_lr': 0.5,
     'param_scheduler.0.warmup': 1,
     'train_cfg.max_epochs': 3,
     'default_hooks.checkpoint.interval': 1,

@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 
 from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
 from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
+from mmcoke.engine.launch import train
 from mmcoke.registry import MODELS
 
 
@@ -48,6 +49,28 @@ def test_labelers_are_bit_identical_across_ranks(tiny_config, tmp_path):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), epoch
         assert (one['0.labels.label'] >= 0).sum() >= 19 * 64  # both halves of each batch count
+
+
+def test_a_run_of_one_process_resumes_on_two_with_the_same_clustering_state(tiny_config, tmp_path):
+    train(tiny_config)
+    work_dir = Path(tiny_config.work_dir)
+    saved = torch.load(work_dir / 'epoch_3.pth', weights_only=True)['state_dict']
+    tiny_config.merge_from_dict(
+        {
+            'custom_imports': dict(imports=['spy_hook'], allow_failed_imports=False),
+            'custom_hooks': [dict(type='CoKeHook'), dict(type='SpyHook')],
+            'train_dataloader.batch_size': 32,
+            'train_cfg.max_epochs': 4,
+        }
+    )
+    tiny_config.dump(tmp_path / 'tiny.py')
+    result = dist_train(tmp_path / 'tiny.py', 2, '--resume')
+    assert result.returncode == 0, result.stderr[-3000:]
+    for rank in range(2):
+        state = torch.load(work_dir / f'rank{rank}_start.pth')
+        assert len(state) > 8
+        for name, value in state.items():
+            assert torch.equal(value, saved[f'labelers.{name}']), name
 
 
 def test_a_failing_process_says_why(tiny_config, tmp_path):
