@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmcoke.engine.checkpoint import read_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
     'lower bound 0.4': 'coke_tiny_1xb64_digits.py',
@@ -43,7 +45,7 @@ def run(recipe: str, seed: int, folder: Path) -> Path:
 def cluster_sizes(work_dir: Path) -> list[torch.Tensor]:
     """Sizes of the clusters, by the newest label of each image, of each clustering."""
     checkpoint = max(work_dir.glob('epoch_*.pth'), key=lambda path: int(path.stem.split('_')[1]))
-    state = torch.load(checkpoint, weights_only=True)['state_dict']
+    state = read_checkpoint(checkpoint)['state_dict']
     labels = [value for name, value in state.items() if name.endswith('labels.label')]
     centers = [value for name, value in state.items() if name.endswith('kmeans.centers')]
     return [
@@ -59,7 +61,8 @@ def draw(sizes: dict[str, list[torch.Tensor]], path: Path) -> None:
         ratio = torch.cat([count * len(count) / count.sum() for count in counts])
         axes.hist(ratio.clamp(max=4).numpy(), bins=torch.arange(0, 4.2, 0.2).numpy())
         axes.axvline(0.4, linestyle=':', color='black')
-        axes.set(title=name, xlabel='size / balanced size')
+        axes.set(title=name, xlabel='cluster size / balanced size')
+    figure.axes[0].set_ylabel('clusters')
     figure.savefig(path, metadata={'Date': None})
 
 
@@ -78,7 +81,8 @@ def main() -> None:
         work_dirs[name].append(run(RECIPES[name], seed, args.work_dir))
 
     seeds = ', '.join(map(str, args.seeds))
-    table = Table(f'median of seeds {seeds}', *SCORES, 'smallest', 'largest')
+    heads = ('acc', 'NMI', 'ARI', 'kNN', 'linear', 'smallest', 'largest')
+    table = Table('recipe', *heads, title=f'Digits, medians of seeds {seeds}')
     sizes = {name: [s for w in dirs for s in cluster_sizes(w)] for name, dirs in work_dirs.items()}
     for name, dirs in work_dirs.items():
         metrics = [json.loads((work_dir / 'metrics.json').read_text())['coke'] for work_dir in dirs]
@@ -86,7 +90,9 @@ def main() -> None:
         ratios = [count * len(count) / count.sum() for count in sizes[name]]
         extremes = [min(r.min() for r in ratios), max(r.max() for r in ratios)]
         table.add_row(name, *(f'{value:.3f}' for value in medians), *(f'{x:.2f}' for x in extremes))
-    Console().print(table, 'smallest, largest: cluster size over balanced size')
+    console = Console()
+    console.print(table)
+    console.print('smallest, largest: of all clusters, size over balanced size')
     draw(sizes, args.work_dir / 'cluster_sizes.svg')
 
 

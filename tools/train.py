@@ -1,6 +1,7 @@
 """Train a model from a config, in this process or as one process of many."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
@@ -49,7 +50,10 @@ def parse_args() -> argparse.Namespace:
         default='none',
         help='what started this process (tools/dist_train.sh and slurm_train.sh set it)',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'there is no config {args.config!r}')
+    return args
 
 
 def load_config(args: argparse.Namespace) -> Config:
