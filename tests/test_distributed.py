@@ -37,6 +37,7 @@ def test_labelers_are_bit_identical_across_ranks(tiny_config, tmp_path):
             'custom_imports': dict(imports=['spy_hook'], allow_failed_imports=False),
             'custom_hooks': [dict(type='CoKeHook'), dict(type='SpyHook')],
             'train_dataloader.batch_size': 32,
+            'model.clustering.num_clusters': [8, 150],  # labels of 8 and of 16 bits
         }
     )
     tiny_config.dump(tmp_path / 'tiny.py')
@@ -49,6 +50,15 @@ def test_labelers_are_bit_identical_across_ranks(tiny_config, tmp_path):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), epoch
         assert (one['0.labels.label'] >= 0).sum() >= 19 * 64  # both halves of each batch count
+
+
+def test_labelers_are_made_after_the_runner_has_broadcast_the_state(tiny_config, monkeypatch):
+    """NCCL, unlike gloo, has no 16-bit integers: label tables must not be in that broadcast."""
+    sent = []
+    monkeypatch.setattr('mmengine.runner.runner.broadcast', lambda x: sent.append(x.dtype))
+    train(tiny_config)
+    assert sent
+    assert set(sent) <= {torch.float32, torch.float64, torch.int64}  # kornia has float64
 
 
 def test_a_run_of_one_process_resumes_on_two_with_the_same_clustering_state(tiny_config, tmp_path):

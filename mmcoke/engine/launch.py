@@ -37,12 +37,17 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
             model = unwrap(runner.model)
             model.backbone.compile()
             model.neck.compile()
-        return unwrap(runner.train())
+        model = unwrap(runner.train())
     except UnreadableImageError as error:
         raise SystemExit(f'{error}\n{advice}') from None
     except KeyboardInterrupt:
         print(f'\nInterrupted. {advice}', file=sys.stderr)
         raise SystemExit(130) from None
+    if dist.is_initialized():
+        # Together: a process that ends while others still talk to it can make them abort.
+        dist.barrier()
+        dist.destroy_process_group()
+    return model
 
 
 def build_runner(cfg: Config, launcher: str = 'none') -> Runner:

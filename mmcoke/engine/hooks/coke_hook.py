@@ -25,26 +25,36 @@ class CoKeHook(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Make the labelers, before a checkpoint is loaded into them.
-
-        Raises:
-            ValueError: if the config cannot be trained, with the remedy.
-        """
-        loop = runner._train_loop
-        if not isinstance(loop, BaseLoop):  # a run that only tests
-            return
-        check_train_loop(loop)
-        unwrap(runner.model).init_labelers(len(loop.dataloader.dataset))
+        """Refuse what cannot be trained: a ValueError with the remedy."""
+        if isinstance(runner._train_loop, BaseLoop):  # else a run that only tests
+            check_train_loop(runner._train_loop)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a checkpoint that does not fit, which mmengine would load in part.
+        """Make the labelers, and refuse a checkpoint that does not fit them.
+
+        mmengine would load such a one in part.
 
         Raises:
             ValueError: if it is of another method, number of clusters or data set.
         """
-        labelers = unwrap(runner.model).labelers
-        if labelers:
+        if isinstance(runner._train_loop, BaseLoop):
+            labelers = self._labelers(runner)
             check_labeler_state(labelers, checkpoint.get('state_dict', checkpoint), runner._resume)
+
+    def before_train(self, runner: Runner) -> None:
+        self._labelers(runner)
+
+    @staticmethod
+    def _labelers(runner: Runner) -> nn.ModuleList:
+        """The labelers; made on first use.
+
+        That is after the runner has broadcast the weights: NCCL knows no 16-bit integers, and the
+        labelers are the same on all processes anyway.
+        """
+        model = unwrap(runner.model)
+        if not model.labelers:
+            model.init_labelers(len(runner.train_dataloader.dataset))
+        return model.labelers
 
     def before_train_epoch(self, runner: Runner) -> None:
         for labeler in unwrap(runner.model).labelers:
