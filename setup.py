@@ -80,6 +80,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmcoke', 'mmcoke.*']),
+    package_data={'mmcoke.evaluation': ['templates/*.html']},
     python_requires='>=3.10',
     install_requires=read_requirements('base'),
     extras_require={name: read_requirements(name) for name in ('lite', 'full', 'gpu', 'tests')},

@@ -84,6 +84,16 @@ def test_other_arrays_are_refused(tmp_path, arrays, message):
         InMemoryImages(str(tmp_path / 'a.npz'))
 
 
+@pytest.mark.parametrize('content', [b'', b'no archive'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / 'a.npz').write_bytes(content)
+    with pytest.raises(ValueError, match=r'a\.npz is no \.npz file, or damaged'):
+        InMemoryImages(str(tmp_path / 'a.npz'))
+    np.save(tmp_path / 'a.npy', np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(ValueError, match=r'a\.npy is no \.npz file'):
+        InMemoryImages(str(tmp_path / 'a.npy'))
+
+
 def test_a_missing_source_or_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match='no file'):
         InMemoryImages(str(tmp_path / 'none.npz'))

@@ -99,3 +99,32 @@ def test_a_schedule_without_an_end_is_refused():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match='needs an end'):
         WarmupCosineLR(optimizer)
+
+
+def curve(epochs, iters, steps=None, state=None, lr=1.0):
+    """Learning rates of a schedule, resumed from a state if there is one; and its last state."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    options = dict(zero=1, warmup=2, end=epochs, epoch_length=iters)
+    scheduler = WarmupCosineLR.build_iter_from_epoch(optimizer, **options)
+    if state:
+        scheduler.load_state_dict(state)
+    values = []
+    for _ in range(steps or epochs * iters - max(0, scheduler.last_step)):
+        values.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    return values, scheduler.state_dict()
+
+
+def test_a_resumed_schedule_goes_on_as_if_not_stopped():
+    whole, _ = curve(10, 4)
+    first, state = curve(10, 4, steps=20)
+    assert first + curve(10, 4, state=state)[0] == whole
+
+
+@pytest.mark.parametrize(('epochs', 'iters', 'lr'), [(10, 2, 2.0), (10, 8, 1.0), (14, 4, 1.0)])
+def test_a_resumed_schedule_follows_the_present_settings(epochs, iters, lr):
+    """Another number of processes (iterations per epoch), scaled base, or more epochs."""
+    _, state = curve(10, 4, steps=20)
+    whole, _ = curve(epochs, iters, lr=lr)
+    assert curve(epochs, iters, state=state, lr=lr)[0] == whole[5 * iters :]

@@ -71,6 +71,16 @@ def test_resume_continues_bit_for_bit(tiny_config, tmp_path, average_from_epoch,
         assert_same(whole[part], continued[part], part)
 
 
+def test_a_resumed_run_takes_the_seed_of_its_checkpoint(tiny_config):
+    tiny_config.randomness.seed = 5
+    train(tiny_config)
+    tiny_config.merge_from_dict({'randomness.seed': 6, 'resume': True, 'train_cfg.max_epochs': 4})
+    runner = build_runner(tiny_config)
+    runner.train()
+    loader = runner.train_dataloader
+    assert runner.seed == loader.sampler.seed == loader.dataset.pipeline.seed == 5
+
+
 def draws(record):
     """A pipeline that returns a random number of each kind."""
     return torch.rand(1).item(), np.random.rand(), random.random()
@@ -158,6 +168,18 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_offered(tiny_config)
         train(tiny_config)
 
 
+def test_a_damaged_checkpoint_is_not_offered_as_the_one_before(tmp_path, monkeypatch):
+    """mmengine notes the absolute path, while the work dir is mostly relative."""
+    monkeypatch.chdir(tmp_path)
+    for epoch in (1, 2):
+        Path('work').mkdir(exist_ok=True)
+        torch.save(dict(a=epoch), f'work/epoch_{epoch}.pth')
+    Path('work/last_checkpoint').write_text(str(tmp_path / 'work/epoch_2.pth'))
+    Path('work/epoch_2.pth').write_bytes(b'broken')
+    with pytest.raises(ValueError, match=r'--resume work/epoch_1\.pth'):
+        checkpoint_to_resume('work')
+
+
 def test_resume_survives_a_broken_note_of_the_last_checkpoint(tmp_path):
     assert checkpoint_to_resume(tmp_path) is None
     torch.save(dict(a=1), tmp_path / 'epoch_1.pth')
@@ -179,6 +201,16 @@ def test_a_checkpoint_of_other_sizes_is_refused_with_both(tiny_config, change, n
     train(tiny_config)
     tiny_config.merge_from_dict(change | {'resume': True})
     with pytest.raises(ValueError, match=numbers):
+        train(tiny_config)
+
+
+@pytest.mark.parametrize('resume', [True, False])
+def test_a_checkpoint_of_another_network_is_refused(tiny_config, resume):
+    train(tiny_config)
+    last = str(Path(tiny_config.work_dir) / 'epoch_3.pth')
+    tiny_config.merge_from_dict({'model.backbone.channels': [8, 8, 8, 16, 20]})
+    tiny_config.merge_from_dict({'resume': resume, 'load_from': last})
+    with pytest.raises(ValueError, match=r'another network.*backbone\.layers.*\(16, 16, 3, 3\)'):
         train(tiny_config)
 
 

@@ -13,7 +13,9 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 
+from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import build_runner, train
+from mmcoke.evaluation.report import read_scalars
 
 
 def run(cfg, **options):
@@ -139,6 +141,24 @@ def test_a_missing_folder_is_refused_with_the_remedy(tiny_config, tmp_path):
     )
     with pytest.raises(ValueError, match=r'no image folder .*data_root='):
         run(tiny_config)
+
+
+def test_the_imagenet_recipe_names_a_missing_folder_and_the_remedy(tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs/selfsup/coke/coke_r50_8xb64_in1k.py')
+    cfg.merge_from_dict({'work_dir': str(tmp_path), 'model.backbone.depth': 18})
+    with pytest.raises(ValueError, match=r"no image folder 'data/imagenet/train'.*data_root="):
+        train(cfg)
+
+
+def test_clusterings_of_one_size_have_curves_of_their_own(tiny_config):
+    sizes = {'model.clustering.num_clusters': [8, 12, 8]}
+    model = run(tiny_config, experiment_name='equal_sizes', **sizes)
+    names = curve_names(model.labelers)
+    assert names == ['coke/8_0', 'coke/12', 'coke/8_2']
+    curves = read_scalars(tiny_config.work_dir)
+    assert all(len(curves[f'{name}/min_size']) == 3 for name in names)
+    centers = [labeler.kmeans.centers for labeler in model.labelers]
+    assert not torch.equal(centers[0], centers[2])
 
 
 def test_a_loop_without_epochs_is_refused(tiny_config):

@@ -127,8 +127,9 @@ def write_html(cfg: Config, metrics: dict, names: dict, clusters, images) -> Pat
     curves = report.read_scalars(cfg.work_dir)
     num_samples = len(digits(cfg, 'train'))
     bounds = {
-        k: cfg.model.clustering.min_ratio * num_samples / k
-        for k in cfg.model.clustering.num_clusters
+        name: cfg.model.clustering.min_ratio * num_samples / int(name.split('/')[1].split('_')[0])
+        for name in sorted({key.rpartition('/')[0] for key in curves} - {'coke'})
+        if name.startswith('coke/')
     }
     path = Path(cfg.work_dir) / 'report.html'
     report.write_report(
@@ -137,7 +138,8 @@ def write_html(cfg: Config, metrics: dict, names: dict, clusters, images) -> Pat
         summary=(
             f'Pre-trained on {num_samples} images without labels for '
             f'{cfg.train_cfg.max_epochs} epochs, in {metrics["train_seconds"]:.0f} s; '
-            f'seed {cfg.randomness.seed}.'
+            f'seed {cfg.randomness.seed}'
+            f'{" (resumed: the time is of the last part)" if cfg.resume else ""}.'
         ),
         columns=COLUMNS,
         rows=[dict(name=name, scores=metrics[key]) for key, name in names.items()],

@@ -26,6 +26,9 @@ python=$tools/../.venv/bin/python
 [[ -x $python ]] || python=python
 python=${PYTHON:-$python}
 
+# So that a clone works without being installed.
+export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 cpus_per_task=${CPUS_PER_TASK:-5}

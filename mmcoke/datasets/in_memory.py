@@ -1,6 +1,7 @@
 """Images that are arrays already."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
@@ -75,12 +76,17 @@ def load_npz(path: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise ValueError(
             f"There is no file {path!r}. source must be 'digits' or the path of an .npz file."
         )
-    with np.load(path, allow_pickle=False) as arrays:
-        if 'x' not in arrays:
-            raise ValueError(
-                f'{path} holds {sorted(arrays)}, but no x. Save it with np.savez(path, x=images).'
-            )
-        images, labels = arrays['x'], arrays.get('y')
+    try:
+        arrays = dict(np.lib.npyio.NpzFile(path, own_fid=False, allow_pickle=False))
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(
+            f'{path} is no .npz file, or damaged ({error}). Save it with np.savez(path, x=images).'
+        ) from None
+    if 'x' not in arrays:
+        raise ValueError(
+            f'{path} holds {sorted(arrays)}, but no x. Save it with np.savez(path, x=images).'
+        )
+    images, labels = arrays['x'], arrays.get('y')
     grey, colour = images.ndim == 3, images.ndim == 4 and images.shape[3] == 3
     if images.dtype != np.uint8 or not (grey or colour) or not images.size:
         raise ValueError(

@@ -132,7 +132,8 @@ def checkpoint_to_resume(work_dir: str | Path, checkpoint: str | None = None) ->
     try:
         read_checkpoint(checkpoint, map_location='meta')
     except (OSError, ValueError) as error:
-        others = [str(path) for path in saved if path != Path(checkpoint)]
+        damaged = Path(checkpoint).resolve()
+        others = [str(path) for path in saved if path.resolve() != damaged]
         remedy = f'Resume from the one before: --resume {others[-1]}' if others else 'Start anew.'
         raise ValueError(f'Cannot resume: {error} {remedy}') from error
     return checkpoint

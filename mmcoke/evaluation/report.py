@@ -33,7 +33,10 @@ def read_scalars(work_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
     for path in files:
         first = {name: min(curve) for name, curve in curves.items()}
         for line in path.read_text().splitlines():
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a run that was killed
+                continue
             step = record.pop('step')
             for name, value in record.items():
                 if step < first.get(name, float('inf')):
@@ -49,18 +52,18 @@ def loss_chart(loss: Sequence[tuple[int, float]]) -> str:
     return as_svg(figure)
 
 
-def size_chart(curves: dict[str, list], bounds: dict[int, float]) -> str:
+def size_chart(curves: dict[str, list], bounds: dict[str, float]) -> str:
     """SVG of the smallest and largest cluster of each clustering over epochs.
 
     Args:
         curves: as :func:`read_scalars` returns them.
-        bounds: lower bound of the sizes, in samples, by number of clusters.
+        bounds: lower bound of the sizes, in samples, by name (``coke/K``).
     """
     figure, axes = new_figure()
-    for (num_clusters, bound), colour in zip(bounds.items(), COLOURS, strict=False):
-        smallest = np.array(curves[f'coke/{num_clusters}/min_size'])
-        largest = np.array(curves[f'coke/{num_clusters}/max_size'])
-        axes.plot(*smallest.T, color=colour, label=f'K = {num_clusters}')
+    for (name, bound), colour in zip(bounds.items(), COLOURS, strict=False):
+        smallest = np.array(curves[f'{name}/min_size'])
+        largest = np.array(curves[f'{name}/max_size'])
+        axes.plot(*smallest.T, color=colour, label=f'K = {name.removeprefix("coke/")}')
         axes.plot(*largest.T, color=colour, alpha=0.35)
         axes.axhline(bound, color=colour, linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='samples in a cluster')

@@ -1,6 +1,9 @@
 # CoKe, two views of 16 x 16 and four crops of 10 x 10, on the 1,257 training images of the digits.
 #
 #   bash tools/quickstart.sh --config configs/selfsup/coke/coke_tiny_1xb64-mcrop_digits.py
+#
+# Hardware: 2 CPU cores. Time: about 5 minutes. Expected, clusters against digits: accuracy 0.970,
+# NMI 0.946 (seed 0).
 _base_ = 'coke_tiny_1xb64-2view_digits.py'
 
 # method

@@ -2,6 +2,9 @@
 #
 #   bash tools/quickstart.sh
 #   python tools/train.py configs/selfsup/coke/coke_tiny_1xb64_digits.py     (training only)
+#
+# Hardware: 2 CPU cores. Time: about 2 minutes. Expected, clusters against digits: accuracy 0.966,
+# NMI 0.944 (median of seeds 0, 1, 2).
 _base_ = ['../_base_/default_runtime.py']
 
 # data: augmentation is part of the model's preprocessor

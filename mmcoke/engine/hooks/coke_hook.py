@@ -1,10 +1,12 @@
 """Says when CoKe's clustering begins and ends an epoch."""
 
+import logging
 import math
 
 import torch
 from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -38,8 +40,11 @@ class CoKeHook(Hook):
             ValueError: if it is of another method, number of clusters or data set.
         """
         if isinstance(runner._train_loop, BaseLoop):
+            state_dict = checkpoint.get('state_dict', checkpoint)
+            saved = {name.removeprefix('module.'): x.shape for name, x in state_dict.items()}
             labelers = self._labelers(runner)
-            check_labeler_state(labelers, checkpoint.get('state_dict', checkpoint), runner._resume)
+            check_labeler_state(labelers, saved, runner._resume)
+            check_weights(unwrap(runner.model), saved, runner._resume)
 
     def before_train(self, runner: Runner) -> None:
         self._labelers(runner)
@@ -78,15 +83,24 @@ class CoKeHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         loss = runner.message_hub.get_scalar('train/loss').mean(len(runner.train_dataloader))
         runner.visualizer.add_scalars({'coke/loss': float(loss)}, step=runner.epoch + 1)
-        for labeler in unwrap(runner.model).labelers:
+        labelers = unwrap(runner.model).labelers
+        for name, labeler in zip(curve_names(labelers), labelers, strict=True):
             scalars = epoch_scalars(labeler)
             labeler.end_epoch()
-            name = f'coke/{labeler.kmeans.num_clusters}'
             runner.visualizer.add_scalars(
                 {f'{name}/{key}': value for key, value in scalars.items()}, step=runner.epoch + 1
             )
             numbers = ', '.join(f'{key} {value:g}' for key, value in scalars.items())
             runner.logger.info(f'Epoch [{runner.epoch + 1}] {name}: {numbers}')
+
+
+def curve_names(labelers: nn.ModuleList) -> list[str]:
+    """``coke/K`` for each clustering, with its number where another has the same K."""
+    sizes = [labeler.kmeans.num_clusters for labeler in labelers]
+    return [
+        f'coke/{k}' if sizes.count(k) == 1 else f'coke/{k}_{number}'
+        for number, k in enumerate(sizes)
+    ]
 
 
 def check_train_loop(loop: BaseLoop) -> None:
@@ -123,17 +137,51 @@ def epoch_scalars(labeler: CoKeLabeler) -> dict[str, float]:
     )
 
 
-def check_labeler_state(labelers: nn.ModuleList, state_dict: dict, resume: bool) -> None:
+def check_weights(model: nn.Module, saved: dict[str, torch.Size], resume: bool) -> None:
+    """Compare the weights in a checkpoint with the model's.
+
+    Args:
+        model: the algorithm.
+        saved: shapes in the checkpoint.
+        resume: whether all are needed; else those that are there must fit, at least one.
+    """
+    ours = {
+        name: value.shape
+        for name, value in model.state_dict().items()
+        if not name.startswith(('labelers.', 'data_preprocessor.'))
+    }
+    other = [name for name, shape in ours.items() if saved.get(name, shape) != shape]
+    missing = [name for name in ours if name not in saved]
+    if other or (missing and resume) or len(missing) == len(ours):
+        details = [f'{name} is {tuple(saved[name])}, not {tuple(ours[name])}' for name in other]
+        details += [f'{name} is missing' for name in missing]
+        raise ValueError(
+            f'The checkpoint is of another network: {len(ours) - len(other) - len(missing)} of '
+            f'{len(ours)} weights fit; {"; ".join(details[:3])}. Set the model as it was, or take '
+            "only the backbone: backbone.init_cfg=dict(type='Pretrained', checkpoint=..., "
+            "prefix='backbone.')."
+        )
+    if missing:
+        print_log(
+            f'{len(missing)} of {len(ours)} weights are not in the checkpoint and keep their '
+            f'initialization: {", ".join(missing[:3])} ...',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def check_labeler_state(
+    labelers: nn.ModuleList, saved: dict[str, torch.Size], resume: bool
+) -> None:
     """Compare the clustering state in a checkpoint with the model's.
 
     Args:
         labelers: of the model.
-        state_dict: of the checkpoint, with or without the ``module.`` of a wrapper.
+        saved: shapes in the checkpoint.
         resume: whether the clustering state is needed; else a checkpoint without it will do.
     """
     prefix = 'labelers.'
-    names = {name.removeprefix('module.'): value for name, value in state_dict.items()}
-    saved = {k.removeprefix(prefix): v.shape for k, v in names.items() if k.startswith(prefix)}
+    saved = {k.removeprefix(prefix): shape for k, shape in saved.items() if k.startswith(prefix)}
     ours = {name: value.shape for name, value in labelers.state_dict().items()}
     if saved == ours or (not saved and not resume):
         return
@@ -146,7 +194,8 @@ def check_labeler_state(labelers: nn.ModuleList, state_dict: dict, resume: bool)
     raise ValueError(
         f'The checkpoint has clusterings of {describe_state(saved)}, but the config and the '
         f'data set make {describe_state(ours)}. Set model.clustering and the data set as they '
-        'were, or start a new run.'
+        'were, or start a new run, which can take the backbone alone: '
+        "backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')."
     )
 
 

@@ -1,5 +1,7 @@
 """A progress bar for short runs."""
 
+import atexit
+
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -28,6 +30,7 @@ class ProgressHook(Hook):
             'training', total=runner.max_epochs, completed=runner.epoch, status=''
         )
         self._progress.start()
+        atexit.register(self._progress.stop)  # else an interrupted run leaves no cursor
 
     def after_train_epoch(self, runner: Runner) -> None:
         done, total = runner.epoch + 1, runner.max_epochs

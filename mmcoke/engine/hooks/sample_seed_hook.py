@@ -3,7 +3,7 @@
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from mmcoke.datasets.seeded_pipeline import seed_pipelines, seed_random
 from mmcoke.registry import HOOKS
@@ -21,10 +21,13 @@ class SampleSeedHook(Hook):
 
     priority = 'HIGH'
 
-    def before_run(self, runner: Runner) -> None:
-        if isinstance(runner._train_loop, BaseLoop):
-            self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-            seed_pipelines(runner.train_dataloader.dataset, runner.seed, self._epoch)
+    def before_train(self, runner: Runner) -> None:
+        # Not earlier: a checkpoint that is resumed brings its seed along.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        loader = runner.train_dataloader
+        seed_pipelines(loader.dataset, runner.seed, self._epoch)
+        if hasattr(loader.sampler, 'seed'):
+            loader.sampler.seed = runner.seed
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._epoch.fill_(runner.epoch)

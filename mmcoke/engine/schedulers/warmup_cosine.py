@@ -39,6 +39,7 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         if end == INF:
             raise ValueError('WarmupCosineLR needs an end: where the learning rate is 0 again.')
         self.zero, self.warmup = zero, warmup
+        self.epoch_length = 1
         super().__init__(optimizer, *args, **kwargs)
 
     @classmethod
@@ -67,7 +68,23 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
             )
         lengths = dict(zero=zero, warmup=warmup, begin=begin, end=end)
         lengths = {name: length * epoch_length for name, length in lengths.items()}
-        return cls(*args, **lengths, by_epoch=False, **kwargs)
+        scheduler = cls(*args, **lengths, by_epoch=False, **kwargs)
+        scheduler.epoch_length = epoch_length
+        return scheduler
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on at the epoch that was reached, on the curve of the present settings.
+
+        mmengine's schedulers go on with the settings of the checkpoint: after a change of the
+        number of processes, of the batch size or of ``max_epochs`` their curve ends at the wrong
+        place.
+        """
+        scale = self.epoch_length / state_dict.get('epoch_length', self.epoch_length)
+        self.last_step = round(state_dict['last_step'] * scale)
+        self._global_step = round(state_dict['_global_step'] * scale)
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group[self.param_name] = value
+        self._last_value = self._get_value()
 
     def _factor(self, step: int) -> float:
         if step < self.zero:

@@ -16,7 +16,7 @@ class CoKeHead(BaseModule):
         in_channels: D, dimension of the projection and so of the centers.
         hid_channels: width of the predictor (linear, BN, ReLU, linear).
         temperature: T of the softmax over clusters.
-        prediction_weight: share of the prediction branch in the loss, in [0, 1]; the projection
+        prediction_weight: share of the prediction branch in the loss, in (0, 1]; the projection
             branch has the rest. 1 in the published single-view recipe, 0.5 in the others.
         label_weight: with two views, share of the label in the target; the softmax of the other
             view has the rest.
@@ -43,11 +43,9 @@ class CoKeHead(BaseModule):
         super().__init__(init_cfg)
         if not temperature > 0:
             raise ValueError(f'temperature must be positive, but is {temperature}.')
-        weights = dict(
-            prediction_weight=prediction_weight,
-            label_weight=label_weight,
-            small_weight=small_weight,
-        )
+        if not 0 < prediction_weight <= 1:
+            raise ValueError(f'prediction_weight must be in (0, 1], but is {prediction_weight}.')
+        weights = dict(label_weight=label_weight, small_weight=small_weight)
         for name, weight in weights.items():
             if not 0 <= weight <= 1:
                 raise ValueError(f'{name} must be in [0, 1], but is {weight}.')

@@ -32,6 +32,10 @@ train_dataloader = dict(
     sampler=dict(type='TruncatedSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='ImageNet', data_root='data/imagenet/', split='train', pipeline=train_pipeline
+        type='CustomDataset',
+        data_root='data/imagenet/',
+        data_prefix='train',
+        with_label=False,
+        pipeline=train_pipeline,
     ),
 )

@@ -1,4 +1,6 @@
 # ImageNet-1k without labels, two views: blur on the first, rarely blur and solarize on the second.
+_base_ = 'imagenet_coke.py'
+
 color_jitter = dict(
     type='RandomApply',
     prob=0.8,
@@ -31,15 +33,4 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,  # all processes need batches of one size
-    sampler=dict(type='TruncatedSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
-    dataset=dict(
-        type='ImageNet', data_root='data/imagenet/', split='train', pipeline=train_pipeline
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
