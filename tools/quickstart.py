@@ -36,9 +36,9 @@ CONFIG = ROOT / 'configs/selfsup/coke/coke_tiny_1xb64_digits.py'
 COLUMNS = dict(knn='kNN', linear='linear', cluster_acc='cluster acc.', nmi='NMI', ari='ARI')
 PROTOCOL = (
     'kNN (weighted, k = 20) and linear probe: fitted on the frozen features and labels of the '
-    'training split, '
-    'accuracy on the test split. Clusters: k-means with 10 clusters over all 1,797 images, '
-    'against the ten digits (Hungarian accuracy, NMI, ARI). No label was used in pre-training.'
+    'training split, accuracy on the test split. Clusters: k-means with 10 clusters over all '
+    '1,797 images, against the ten digits (Hungarian accuracy, NMI, ARI). No label was used in '
+    'pre-training.'
 )
 
 

@@ -48,9 +48,8 @@ class CoKeLabeler(nn.Module):
         if num_clusters > num_samples:
             raise ValueError(
                 f'num_clusters={num_clusters} is more than the {num_samples} samples of the data '
-                'set. '
-                f'Choose num_clusters <= {num_samples} (a tenth of it or less is usual), '
-                'or give more images.'
+                f'set. Choose num_clusters <= {num_samples} (a tenth of it or less is usual), or '
+                'give more images.'
             )
         self.kmeans = OnlineConstrainedKMeans(
             num_clusters,
@@ -146,6 +145,5 @@ class CoKeLabeler(nn.Module):
             raise ValueError(
                 f'The features of {len(bad)} of {len(x_ND)} samples are NaN or infinite '
                 f'(sample_idx {bad[:5].tolist()}{", ..." if len(bad) > 5 else ""}). Nothing was '
-                'clustered. '
-                'Lower the learning rate, or check these images.'
+                'clustered. Lower the learning rate, or check these images.'
             )

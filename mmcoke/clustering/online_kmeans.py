@@ -150,8 +150,7 @@ class OnlineConstrainedKMeans(nn.Module):
             raise ValueError(
                 f'The cluster centers are not finite after epoch {self.epoch}: the features were '
                 'NaN or infinite. Lower the learning rate, or check the images; then resume from '
-                'the '
-                'last checkpoint, which is older than this epoch.'
+                'the last checkpoint, which is older than this epoch.'
             )
         if self.average_step:
             running = normalize(self.running, dim=1)

@@ -82,8 +82,7 @@ def check_num_gpus() -> None:
     if num_processes > torch.cuda.device_count():
         raise ValueError(
             f'{num_processes} processes on this machine, but it has {torch.cuda.device_count()} '
-            'GPUs. '
-            'Start one process per GPU (the second argument of tools/dist_train.sh).'
+            'GPUs. Start one process per GPU (the second argument of tools/dist_train.sh).'
         )
 
 

@@ -76,8 +76,7 @@ class CoKeHook(Hook):
         if not math.isfinite(loss := outputs['loss'].item()):
             raise ValueError(
                 f'The loss is {loss} in epoch {runner.epoch + 1}, iteration {batch_idx + 1}. Lower '
-                'the '
-                'learning rate or check the images, then resume from the last checkpoint.'
+                'the learning rate or check the images, then resume from the last checkpoint.'
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -115,8 +114,7 @@ def check_train_loop(loop: BaseLoop) -> None:
         raise ValueError(
             f'The {len(dataset)} samples of the data set do not fill one batch of '
             f'{loader.batch_size} per process, so with drop_last=True an epoch has no batch. Set a '
-            'smaller '
-            'train_dataloader.batch_size, or give more images.'
+            'smaller train_dataloader.batch_size, or give more images.'
         )
     if isinstance(dataset, MMEngineConcatDataset) and not isinstance(dataset, ConcatDataset):
         raise ValueError(

@@ -63,8 +63,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         if not epoch_length:
             raise ValueError(
                 'An epoch has no iteration: with drop_last=True the data set does not fill one '
-                'batch '
-                'per process. Set a smaller train_dataloader.batch_size, or give more images.'
+                'batch per process. Set a smaller train_dataloader.batch_size, or give more '
+                'images.'
             )
         lengths = dict(zero=zero, warmup=warmup, begin=begin, end=end)
         lengths = {name: length * epoch_length for name, length in lengths.items()}
