@@ -52,19 +52,20 @@ def test_amp_leaves_clustering_and_loss_in_float32(tiny_config, monkeypatch, dty
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
 def test_compiled_network_gives_the_same_losses(tiny_config, tmp_path):
+    # Labels are chosen in the epoch without learning: rounding cannot change them afterwards. A
+    # small learning rate, because training multiplies differences at a large one.
     tiny_config.train_cfg.max_epochs = 2
-    tiny_config.param_scheduler = []  # no epoch without learning
-    tiny_config.optim_wrapper.optimizer.lr = 0.01
+    tiny_config.optim_wrapper.optimizer.lr = 0.001
     histories = []
     for compiled in (False, True):
         cfg = tiny_config.copy()
         cfg.work_dir = str(tmp_path / str(compiled))
         train(cfg, compile_network=compiled)
         state = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=True)
-        histories.append(state['message_hub']['log_scalars']['train/loss'].data[0][:20])
+        histories.append(state['message_hub']['log_scalars']['train/loss'].data[0][-20:])
         assert not any('_orig_mod' in name for name in state['state_dict'])
     assert abs(histories[0] - histories[1]).max() < 1e-3
-    assert abs(histories[0] - histories[0][0]).max() > 0.1  # the network did change
+    assert abs(histories[0][1] - histories[0][-1]) > 0.05  # the network did learn
 
 
 BACKBONES = [
