@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mmcoke.clustering import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from mmcoke.clustering.pseudo_labels import last_of_equals
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,9 @@ def test_soft_targets_follow_the_plain_average_over_many_steps():
 def test_steps_are_counted_from_one():
     with pytest.raises(ValueError, match='from 1'):
         AveragedPseudoLabels(2, 2).write(torch.tensor([0]), torch.tensor([0]), 0)
+
+
+def test_every_row_finds_the_last_one_with_its_index():
+    """Checked apart from the tables: on CPU an indexed write happens to keep the last row anyway."""
+    idx = torch.tensor([7, 2, 7, 7, 5, 2])
+    assert last_of_equals(idx).tolist() == [3, 5, 3, 3, 4, 5]
