@@ -133,6 +133,6 @@ def test_steps_are_counted_from_one():
 
 
 def test_every_row_finds_the_last_one_with_its_index():
-    """Checked apart from the tables: on CPU an indexed write happens to keep the last row anyway."""
+    """Checked apart from the tables: on CPU an indexed write happens to keep the last row."""
     idx = torch.tensor([7, 2, 7, 7, 5, 2])
     assert last_of_equals(idx).tolist() == [3, 5, 3, 3, 4, 5]
