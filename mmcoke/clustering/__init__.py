@@ -1,6 +1,10 @@
-"""The mathematics of mmcoke and all its state, as plain modules. Needs torch only."""
+"""The mathematics of mmcoke and all its state, as plain modules. Needs torch; k-means needs faiss."""
 
 from .coke import CoKeLabeler
+from .deepcluster import DeepClusterLabeler, cluster_weight
+from .feature_memory import FeatureMemory
+from .kmeans import KMeansResult, kmeans, pca_whiten
+from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
 
@@ -8,6 +12,13 @@ __all__ = [
     'UNASSIGNED',
     'AveragedPseudoLabels',
     'CoKeLabeler',
+    'DeepClusterLabeler',
+    'FeatureMemory',
+    'KMeansResult',
+    'ODCLabeler',
     'OnlineConstrainedKMeans',
     'PseudoLabels',
+    'cluster_weight',
+    'kmeans',
+    'pca_whiten',
 ]

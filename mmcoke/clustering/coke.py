@@ -5,7 +5,12 @@ from torch import Tensor, nn
 
 from .online_kmeans import OnlineConstrainedKMeans
 from .precision import float32_no_grad
-from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from .pseudo_labels import (
+    UNASSIGNED,
+    AveragedPseudoLabels,
+    PseudoLabels,
+    check_num_clusters,
+)
 
 
 class CoKeLabeler(nn.Module):
@@ -45,12 +50,7 @@ class CoKeLabeler(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_clusters > num_samples:
-            raise ValueError(
-                f'num_clusters={num_clusters} is more than the {num_samples} samples of the data '
-                f'set. Choose num_clusters <= {num_samples} (a tenth of it or less is usual), or '
-                'give more images.'
-            )
+        check_num_clusters(num_clusters, num_samples)
         self.kmeans = OnlineConstrainedKMeans(
             num_clusters,
             dim,

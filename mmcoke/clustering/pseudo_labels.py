@@ -15,6 +15,18 @@ def smallest_int_dtype(num_values: int) -> torch.dtype:
     return torch.int64
 
 
+def check_num_clusters(num_clusters: int, num_samples: int) -> None:
+    """ValueError if there are more clusters than samples, or none."""
+    if num_clusters < 1:
+        raise ValueError(f'num_clusters must be at least 1, but is {num_clusters}.')
+    if num_clusters > num_samples:
+        raise ValueError(
+            f'num_clusters={num_clusters} is more than the {num_samples} samples of the data '
+            f'set. Choose num_clusters <= {num_samples} (a tenth of it or less is usual), or '
+            'give more images.'
+        )
+
+
 def last_of_equals(idx_N: Tensor) -> Tensor:
     """For every row, the position of the last row with the same value.
 
@@ -70,6 +82,11 @@ class PseudoLabels(nn.Module):
         changed = (self.label[idx_N] != label_N).float().mean()
         self.label[idx_N] = label_N
         return changed
+
+    @torch.no_grad()
+    def assign_all(self, label_A: Tensor) -> None:
+        """Store the labels of all samples, integers (A,) in 0 ... K - 1."""
+        self.label.copy_(label_A)
 
     @torch.no_grad()
     def sizes(self) -> Tensor:

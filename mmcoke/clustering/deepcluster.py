@@ -1,0 +1,135 @@
+"""DeepCluster's labels: k-means of all features, from time to time."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from .kmeans import KMeansResult, kmeans, pca_whiten
+from .precision import float32_no_grad
+from .pseudo_labels import PseudoLabels, check_num_clusters
+
+
+def cluster_weight(size_K: Tensor, power: float) -> Tensor:
+    """Weight of each cluster in a re-weighted loss: size ^ -power, 0 for empty clusters.
+
+    Args:
+        size_K: number of samples per cluster (K,).
+        power: 0 weighs all samples alike, 1 all clusters.
+
+    Returns:
+        float32 (K,). Only ratios matter to a loss that is divided by the sum of the weights.
+    """
+    return torch.where(size_K > 0, size_K.clamp(min=1).float() ** -power, 0.0)
+
+
+class DeepClusterLabeler(nn.Module):
+    """Labels from k-means of the features of all images (Caron et al., ECCV 2018).
+
+    :meth:`refit` with all features before training and then, as a rule, after every epoch;
+    :meth:`step` reads the labels in between. As the numbers of the clusters mean nothing from one
+    clustering to the next, the classifier starts anew after each: that is up to the caller.
+
+    Args:
+        num_samples: A, number of samples in the data set.
+        num_clusters: K, at most ``num_samples``.
+        pca_dim: principal components that are whitened and clustered; None clusters the
+            L2-normalized features themselves.
+        num_iters: iterations of k-means.
+        reweight_pow: power of :func:`cluster_weight`; 0 where the sampler is uniform over clusters.
+        seed: of k-means; each clustering starts from other samples.
+
+    Raises:
+        ValueError: if there are more clusters than samples.
+    """
+
+    num_fits: Tensor
+
+    def __init__(
+        self,
+        num_samples: int,
+        num_clusters: int,
+        *,
+        pca_dim: int | None = 256,
+        num_iters: int = 20,
+        reweight_pow: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_num_clusters(num_clusters, num_samples)
+        self.pca_dim, self.num_iters = pca_dim, num_iters
+        self.reweight_pow, self.seed = reweight_pow, seed
+        self.labels = PseudoLabels(num_samples, num_clusters)
+        self.register_buffer('size', torch.zeros(num_clusters, dtype=torch.int64))
+        self.register_buffer('num_fits', torch.zeros((), dtype=torch.int64))
+
+    @property
+    def num_clusters(self) -> int:
+        return self.labels.num_clusters
+
+    @float32_no_grad
+    def step(self, x_ND: Tensor, idx_N: Tensor) -> Tensor:
+        """Labels of the samples, int64 (N,); the features (N, D) do not matter here.
+
+        Raises:
+            ValueError: if there are no labels yet.
+        """
+        check_fitted(self.num_fits)
+        return self.labels.read(idx_N)
+
+    def cluster(
+        self, x_AD: Tensor, progress: Callable[[Iterable], Iterable] = iter
+    ) -> KMeansResult:
+        """Cluster the features of all samples, without taking the labels over.
+
+        Args:
+            x_AD: features in data-set order (A, D).
+            progress: see :func:`kmeans`.
+
+        Raises:
+            ValueError: as :func:`pca_whiten` and :func:`kmeans`.
+        """
+        if self.pca_dim is None:
+            x_AD = normalize(x_AD.float(), dim=1)
+        else:
+            x_AD = pca_whiten(x_AD, self.pca_dim)
+        seed = self.seed + int(self.num_fits)
+        options = dict(num_iters=self.num_iters, seed=seed, progress=progress)
+        return kmeans(x_AD, self.num_clusters, **options)
+
+    @float32_no_grad
+    def refit(self, x_AD: Tensor, clusters: KMeansResult | None = None) -> None:
+        """Label all samples anew.
+
+        Args:
+            x_AD: features in data-set order (A, D).
+            clusters: what :meth:`cluster` returned for them on another process.
+        """
+        if clusters is None:
+            clusters = self.cluster(x_AD)
+        self.labels.assign_all(clusters.label)
+        self.size.copy_(self.labels.sizes())
+        self.num_fits += 1
+
+    def cluster_weight(self) -> Tensor:
+        """Weight of each cluster in the loss (K,)."""
+        return cluster_weight(self.size, self.reweight_pow)
+
+    def sizes(self) -> Tensor:
+        """Number of samples per cluster, int64 (K,)."""
+        return self.size
+
+    def extra_repr(self) -> str:
+        return (
+            f'pca_dim={self.pca_dim}, num_iters={self.num_iters}, reweight_pow={self.reweight_pow}'
+        )
+
+
+def check_fitted(num_fits: Tensor) -> None:
+    """ValueError if :meth:`refit` was never called; not on accelerators, where it would wait."""
+    if num_fits.device.type == 'cpu' and not num_fits:
+        raise ValueError(
+            'There are no labels before the first clustering: call refit(x_AD) with the features '
+            'of all samples, or add the hook of the method to custom_hooks.'
+        )

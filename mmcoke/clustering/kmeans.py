@@ -1,0 +1,243 @@
+"""Offline k-means of all features, by faiss, on CPU or GPU."""
+
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+BACKENDS = ('auto', 'cpu', 'gpu')
+CHUNK_SIZE = 1 << 18
+
+
+class _LabelAndCenters(NamedTuple):
+    label: Tensor
+    centers: Tensor
+
+
+class KMeansResult(_LabelAndCenters):
+    """``label, centers = kmeans(...)``, with two more attributes.
+
+    Attributes:
+        label: cluster of each sample, int64 (A,); no cluster is empty.
+        centers: float32 (K, D).
+        objective: sum of the squared distances of the samples to the centers of their clusters.
+        num_filled: number of clusters that were empty in the end and got part of another one.
+    """
+
+    objective: float
+    num_filled: int
+
+    def __new__(
+        cls, label: Tensor, centers: Tensor, objective: float, num_filled: int
+    ) -> 'KMeansResult':
+        result = super().__new__(cls, label, centers)
+        result.objective, result.num_filled = objective, num_filled
+        return result
+
+
+@torch.no_grad()
+def kmeans(
+    x_AD: Tensor,
+    num_clusters: int,
+    *,
+    spherical: bool = False,
+    num_iters: int = 20,
+    seed: int = 0,
+    backend: str = 'auto',
+    init: Tensor | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> KMeansResult:
+    """Lloyd's algorithm from random samples; the same result for the same seed and machine.
+
+    A cluster that runs empty on the way takes over half of a large one (faiss). One that is empty
+    in the end gets half of the largest cluster, split by 2-means.
+
+    Args:
+        x_AD: features (A, D), finite, on any device; they are clustered in float32.
+        num_clusters: K, at most A.
+        spherical: centers on the unit sphere, nearest by inner product: for unit vectors.
+        num_iters: iterations, each an assignment and an update; one more assignment follows.
+        seed: chooses the K samples that the centers start from.
+        backend: 'cpu'; 'gpu', all of them, with faiss-gpu; 'auto', the GPUs if faiss finds any.
+        init: first centers (K, D) instead.
+        progress: wraps the iterable of iterations, such as ``rich.progress.track``.
+
+    Raises:
+        ValueError: if there are more clusters than samples, a feature is not finite, or an argument
+            is out of its range.
+        ImportError: if faiss is not installed.
+    """
+    check_arguments(x_AD, num_clusters, num_iters, backend)
+    x_AD = x_AD.detach().to('cpu', torch.float32).contiguous()
+    if init is None:
+        generator = torch.Generator().manual_seed(seed)
+        init = x_AD[torch.randperm(len(x_AD), generator=generator)[:num_clusters]]
+    init = init.detach().to('cpu', torch.float32)
+    if init.shape != (num_clusters, x_AD.shape[1]) or not init.isfinite().all():
+        raise ValueError(
+            f'init must be {num_clusters} finite centers of dimension {x_AD.shape[1]}, but is '
+            f'{tuple(init.shape)}.'
+        )
+    label_A, centers_KD = lloyd(x_AD, init, spherical, num_iters, backend, progress)
+    num_filled = fill_empty_clusters(x_AD, label_A, centers_KD, spherical)
+    objective = sum(
+        (x_nD - centers_KD[label_n]).double().square().sum().item()
+        for x_nD, label_n in zip(x_AD.split(CHUNK_SIZE), label_A.split(CHUNK_SIZE), strict=True)
+    )
+    return KMeansResult(label_A, centers_KD, objective, num_filled)
+
+
+def import_faiss() -> ModuleType:
+    """faiss, or an ImportError that says how to get it."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            'k-means needs faiss. Install it with `pip install faiss-cpu`, or for NVIDIA GPUs with '
+            '`pip install faiss-gpu`; never both.'
+        ) from error
+    return faiss
+
+
+def check_arguments(x_AD: Tensor, num_clusters: int, num_iters: int, backend: str) -> None:
+    """Refuse what cannot be clustered; see :func:`kmeans`."""
+    if x_AD.ndim != 2:
+        raise ValueError(f'Features must be (A, D), but are {tuple(x_AD.shape)}.')
+    if not 1 <= num_clusters <= len(x_AD):
+        raise ValueError(
+            f'num_clusters must be in 1 ... {len(x_AD)}, the number of samples, but is '
+            f'{num_clusters}. Choose fewer clusters, or give more images.'
+        )
+    if num_iters < 1:
+        raise ValueError(f'num_iters must be at least 1, but is {num_iters}.')
+    check_finite(x_AD)
+    if backend not in BACKENDS:
+        raise ValueError(f'backend must be one of {BACKENDS}, but is {backend!r}.')
+    if backend == 'gpu' and not num_gpus():
+        raise ValueError(
+            "backend='gpu' needs faiss-gpu and a GPU, but faiss finds none. Replace faiss-cpu by "
+            "faiss-gpu, or set backend='auto'."
+        )
+
+
+def check_finite(x_AD: Tensor) -> None:
+    """ValueError if a feature is NaN or infinite."""
+    num_bad = sum((~x_nD.isfinite().all(1)).sum().item() for x_nD in x_AD.split(CHUNK_SIZE))
+    if num_bad:
+        raise ValueError(
+            f'The features of {num_bad} of {len(x_AD)} samples are NaN or infinite. Lower the '
+            'learning rate or check the images.'
+        )
+
+
+def num_gpus() -> int:
+    """GPUs that faiss can use; 0 with faiss-cpu."""
+    return getattr(import_faiss(), 'get_num_gpus', int)()
+
+
+def lloyd(
+    x_AD: Tensor,
+    centers_KD: Tensor,
+    spherical: bool = False,
+    num_iters: int = 20,
+    backend: str = 'cpu',
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Tensor, Tensor]:
+    """Labels, in which clusters may be empty, and centers; arguments as for :func:`kmeans`."""
+    faiss = import_faiss()
+    x, (num_clusters, dim) = x_AD.numpy(), centers_KD.shape
+    index = faiss.IndexFlatIP(dim) if spherical else faiss.IndexFlatL2(dim)
+    if backend == 'gpu' or (backend == 'auto' and num_gpus()):
+        index = faiss.index_cpu_to_all_gpus(index)
+    if spherical:
+        centers_KD = normalize(centers_KD, dim=1)
+    clustering = faiss.Clustering(dim, num_clusters)
+    clustering.spherical, clustering.niter = spherical, 1
+    # All samples count, however many; too few are no reason to warn: callers have checked both.
+    clustering.max_points_per_centroid, clustering.min_points_per_centroid = 1 << 30, 1
+    faiss.copy_array_to_vector(centers_KD.numpy().ravel(), clustering.centroids)
+    for _ in progress(range(num_iters)):
+        clustering.train(x, index)
+    centers = faiss.vector_to_array(clustering.centroids).reshape(num_clusters, dim)
+    label = [
+        index.search(x[first : first + CHUNK_SIZE], 1)[1][:, 0]
+        for first in range(0, len(x), CHUNK_SIZE)
+    ]
+    return torch.from_numpy(np.concatenate(label)), torch.from_numpy(centers)
+
+
+def fill_empty_clusters(
+    x_AD: Tensor, label_A: Tensor, centers_KD: Tensor, spherical: bool = False
+) -> int:
+    """Give each empty cluster half of the then largest one, in place; returns how many."""
+    size_K = torch.bincount(label_A, minlength=len(centers_KD))
+    empty = (size_K == 0).nonzero().flatten().tolist()
+    for cluster in empty:
+        largest = size_K.argmax().item()
+        members = (label_A == largest).nonzero().flatten()
+        moved = split_in_two(x_AD[members])
+        label_A[members[moved]] = cluster
+        for k, part in ((largest, members[~moved]), (cluster, members[moved])):
+            center = x_AD[part].mean(0)
+            centers_KD[k] = normalize(center, dim=0) if spherical else center
+            size_K[k] = len(part)
+    return len(empty)
+
+
+def split_in_two(x_nD: Tensor, num_iters: int = 20) -> Tensor:
+    """2-means of at least two samples (n, D): which go to the second part, bool (n,).
+
+    Both parts have members, also of samples that are all the same. The start is the sample
+    farthest from the mean, and the one farthest from that.
+    """
+    x_nD = x_nD.to('cpu', torch.float32).contiguous()
+    first = (x_nD - x_nD.mean(0)).square().sum(1).argmax()
+    second = (x_nD - x_nD[first]).square().sum(1).argmax()
+    label_n, _ = lloyd(x_nD, x_nD[torch.stack([first, second])], num_iters=num_iters)
+    moved_n = label_n == 1
+    if moved_n.all() or not moved_n.any():
+        moved_n = torch.arange(len(x_nD)) >= (len(x_nD) + 1) // 2
+    return moved_n
+
+
+@torch.no_grad()
+def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
+    """Principal components, whitened, then L2-normalized: what DeepCluster clusters.
+
+    Args:
+        x_AD: features (A, D), finite.
+        dim: number of components, at most D and below A.
+
+    Returns:
+        float32 (A, dim), on CPU.
+
+    Raises:
+        ValueError: if there are too many components for the features.
+        ImportError: if faiss is not installed.
+    """
+    num_samples, width = x_AD.shape
+    check_finite(x_AD)
+    if not 1 <= dim <= width or dim >= num_samples:
+        raise ValueError(
+            f'pca_dim must be in 1 ... {min(width, num_samples - 1)} for {num_samples} features of '
+            f'dimension {width}, but is {dim}.'
+        )
+    x = x_AD.detach().to('cpu', torch.float32).contiguous().numpy()
+    pca = import_faiss().PCAMatrix(width, dim, -0.5)
+    pca.train(x)
+    chunks = [
+        normalize(torch.from_numpy(pca.apply(x[first : first + CHUNK_SIZE])), dim=1)
+        for first in range(0, num_samples, CHUNK_SIZE)
+    ]
+    whitened_Ad = torch.cat(chunks)
+    if not whitened_Ad.isfinite().all():
+        rank = np.linalg.matrix_rank(x[: 4 * width] - x[: 4 * width].mean(0))
+        raise ValueError(
+            f'The features vary in about {rank} directions only, too few for pca_dim={dim}. Lower '
+            'pca_dim; if that is far too few, training has collapsed: lower the learning rate.'
+        )
+    return whitened_Ad
