@@ -10,6 +10,7 @@ from setuptools.command.build import build
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+EXTRAS = ('lite', 'full', 'cpu', 'gpu', 'mmselfsup', 'tests')
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
 
 
@@ -83,7 +84,7 @@ setup(
     package_data={'mmcoke.evaluation': ['templates/*.html']},
     python_requires='>=3.10',
     install_requires=read_requirements('base'),
-    extras_require={name: read_requirements(name) for name in ('lite', 'full', 'gpu', 'tests')},
+    extras_require={name: read_requirements(name) for name in EXTRAS},
     cmdclass={'build': BuildElsewhere, 'build_py': BuildWithMim},
     zip_safe=False,
 )
