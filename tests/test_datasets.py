@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
 from mmcoke.datasets import ConcatDataset, CustomDataset, InMemoryImages, UnreadableImageError
-from mmcoke.models.algorithms.coke import sample_indices
+from mmcoke.models.algorithms.base import sample_indices
 
 PACK = [dict(type='PackInputs')]
 LOAD = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(16, 16)), *PACK]

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
 from mmcoke.engine.launch import train
-from mmcoke.models.algorithms.coke import backbone_width
+from mmcoke.models.algorithms.base import output_width
 from mmcoke.registry import MODELS
 
 
@@ -81,7 +81,7 @@ def test_the_width_of_a_backbone_is_seen_without_changing_it(backbone, width):
     init_default_scope('mmcoke')
     module = MODELS.build(backbone)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    assert backbone_width(module) == width
+    assert output_width(module) == width
     assert module.training
     assert all(torch.equal(before[n], value) for n, value in module.state_dict().items())
 

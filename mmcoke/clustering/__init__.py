@@ -1,4 +1,7 @@
-"""The mathematics of mmcoke and all its state, as plain modules. Needs torch; k-means needs faiss."""
+"""The mathematics of mmcoke and all its state, as plain modules.
+
+Needs torch only, and k-means faiss.
+"""
 
 from .coke import CoKeLabeler
 from .deepcluster import DeepClusterLabeler, cluster_weight

@@ -44,6 +44,9 @@ class DeepClusterLabeler(nn.Module):
         ValueError: if there are more clusters than samples.
     """
 
+    keeps_features = False
+    """Whether :meth:`refit` needs all features on each process, if it gets the clusters."""
+
     num_fits: Tensor
 
     def __init__(
@@ -103,7 +106,7 @@ class DeepClusterLabeler(nn.Module):
         """Label all samples anew.
 
         Args:
-            x_AD: features in data-set order (A, D).
+            x_AD: features in data-set order (A, D); with ``clusters``, they do not matter.
             clusters: what :meth:`cluster` returned for them on another process.
         """
         if clusters is None:

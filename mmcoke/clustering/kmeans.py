@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 BACKENDS = ('auto', 'cpu', 'gpu')
-CHUNK_SIZE = 1 << 18
+CHUNK_SIZE = 1 << 16
 
 
 class _LabelAndCenters(NamedTuple):
@@ -37,6 +37,10 @@ class KMeansResult(_LabelAndCenters):
         result = super().__new__(cls, label, centers)
         result.objective, result.num_filled = objective, num_filled
         return result
+
+    def __getnewargs__(self) -> tuple[Tensor, Tensor, float, int]:
+        # What pickle and copy make it from: two items would lose the attributes.
+        return self.label, self.centers, self.objective, self.num_filled
 
 
 @torch.no_grad()
@@ -216,8 +220,7 @@ def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
         float32 (A, dim), on CPU.
 
     Raises:
-        ValueError: if there are too many components for the features.
-        ImportError: if faiss is not installed.
+        ValueError: if a feature is not finite, or there are too many components for the features.
     """
     num_samples, width = x_AD.shape
     check_finite(x_AD)
@@ -226,18 +229,18 @@ def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
             f'pca_dim must be in 1 ... {min(width, num_samples - 1)} for {num_samples} features of '
             f'dimension {width}, but is {dim}.'
         )
-    x = x_AD.detach().to('cpu', torch.float32).contiguous().numpy()
-    pca = import_faiss().PCAMatrix(width, dim, -0.5)
-    pca.train(x)
-    chunks = [
-        normalize(torch.from_numpy(pca.apply(x[first : first + CHUNK_SIZE])), dim=1)
-        for first in range(0, num_samples, CHUNK_SIZE)
-    ]
-    whitened_Ad = torch.cat(chunks)
-    if not whitened_Ad.isfinite().all():
-        rank = np.linalg.matrix_rank(x[: 4 * width] - x[: 4 * width].mean(0))
+    chunks = x_AD.detach().to('cpu', torch.float32).split(CHUNK_SIZE)
+    mean_D = (sum(x_nD.sum(0).double() for x_nD in chunks) / num_samples).float()
+    covariance_DD = sum(((x_nD - mean_D).T @ (x_nD - mean_D)).double() for x_nD in chunks)
+    variance_D, axes_DD = torch.linalg.eigh(covariance_DD / num_samples)
+    # What rounding to float32 makes of directions in which nothing varies.
+    eps = torch.finfo(torch.float32).eps
+    rounding = 10 * eps * (variance_D[-1] + eps * mean_D.square().sum())
+    if variance_D[-dim] <= rounding:
         raise ValueError(
-            f'The features vary in about {rank} directions only, too few for pca_dim={dim}. Lower '
-            'pca_dim; if that is far too few, training has collapsed: lower the learning rate.'
+            f'The features vary in {(variance_D > rounding).sum()} directions only, too few for '
+            f'pca_dim={dim}. Lower pca_dim; if that is far too few, training has collapsed: lower '
+            'the learning rate.'
         )
-    return whitened_Ad
+    axes_Dd = (axes_DD / variance_D.sqrt())[:, -dim:].flip(1).float()
+    return torch.cat([normalize((x_nD - mean_D) @ axes_Dd, dim=1) for x_nD in chunks])

@@ -45,6 +45,9 @@ class ODCLabeler(nn.Module):
         memory_device: where the memory stays, such as 'cpu'; None: with the module.
         shard_memory: spread the memory over the processes; see :class:`FeatureMemory`.
 
+    Attributes:
+        num_small: small clusters that were replaced in this epoch so far.
+
     Raises:
         ValueError: if an argument is out of its range.
     """
@@ -87,6 +90,12 @@ class ODCLabeler(nn.Module):
         self.register_buffer('num_fits', torch.zeros((), dtype=torch.int64))
         # Share of labels that changed, summed over the batches of the epoch, and their number.
         self.register_buffer('_changed', torch.zeros(2), persistent=False)
+        self.num_small = 0
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether :meth:`refit` needs all features on each process, not only the own rows."""
+        return not self.memory.sharded
 
     @property
     def num_clusters(self) -> int:
@@ -150,6 +159,7 @@ class ODCLabeler(nn.Module):
         """
         small_K = self.size < self.min_size
         small = small_K.nonzero().flatten().tolist()
+        self.num_small += len(small)
         if small:
             self._dissolve(small_K)
             members = self._members(self.size.sort(descending=True, stable=True)[1][: len(small)])
@@ -192,7 +202,7 @@ class ODCLabeler(nn.Module):
         chosen_K = torch.zeros_like(self.size, dtype=torch.bool)
         chosen_K[clusters] = True
         idx_n = self._find(chosen_K)
-        label_n, order_n = self.labels.read(idx_n).sort(stable=True)
+        order_n = self.labels.read(idx_n).argsort(stable=True)
         sizes = self.size[chosen_K].tolist()
         parts = idx_n[order_n].split(sizes)
         return dict(zip(chosen_K.nonzero().flatten().tolist(), parts, strict=True))
@@ -218,12 +228,14 @@ class ODCLabeler(nn.Module):
         """Fill the memory, and label all samples by k-means.
 
         Args:
-            x_AD: features in data-set order (A, D).
+            x_AD: features in data-set order (A, D); with ``clusters``, those whose rows of the
+                memory are here will do.
             clusters: what :meth:`cluster` returned for them on another process.
         """
         if clusters is None:
             clusters = self.cluster(x_AD)
-        self.memory.x.copy_(normalize(x_AD[self.memory.own], dim=1))
+        own_nD = x_AD if len(x_AD) == len(self.memory.x) else x_AD[self.memory.own]
+        self.memory.x.copy_(normalize(own_nD, dim=1))
         self.labels.assign_all(clusters.label)
         self.recompute()
         self.update_centroids()
@@ -245,6 +257,7 @@ class ODCLabeler(nn.Module):
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch."""
         self._changed.zero_()
+        self.num_small = 0
 
     def end_epoch(self) -> None:
         """Recompute sums and sizes."""

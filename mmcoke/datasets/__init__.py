@@ -2,14 +2,16 @@
 
 from .folder import CustomDataset, LoadImageFromFile, UnreadableImageError
 from .in_memory import InMemoryImages
-from .samplers import TruncatedSampler
+from .samplers import ClusterUniformSampler, ReplacementSampler, TruncatedSampler
 from .wrappers import ConcatDataset
 
 __all__ = [
+    'ClusterUniformSampler',
     'ConcatDataset',
     'CustomDataset',
     'InMemoryImages',
     'LoadImageFromFile',
+    'ReplacementSampler',
     'TruncatedSampler',
     'UnreadableImageError',
 ]

@@ -1,6 +1,10 @@
 """Data sets made of data sets."""
 
+import copy
+from collections.abc import Callable
+
 from mmengine.dataset import ConcatDataset as _ConcatDataset
+from torch.utils.data import Dataset
 
 from mmcoke.registry import DATASETS
 
@@ -19,3 +23,28 @@ class ConcatDataset(_ConcatDataset):
         sample = data['data_samples']
         sample.set_metainfo(dict(sample_idx=first + sample.sample_idx))
         return data
+
+
+def with_pipeline(dataset: Dataset, pipeline: Callable) -> Dataset:
+    """The same images in the same order, through another pipeline; nothing is loaded again.
+
+    Args:
+        dataset: a data set, or a wrapper of some (with ``datasets`` or ``dataset``).
+        pipeline: from a record to what the data set returns.
+
+    Raises:
+        ValueError: if the data set has no pipeline to replace.
+    """
+    dataset = copy.copy(dataset)
+    if hasattr(dataset, 'datasets'):
+        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
+    elif hasattr(dataset, 'dataset'):
+        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
+    elif hasattr(dataset, 'pipeline'):
+        dataset.pipeline = pipeline
+    else:
+        raise ValueError(
+            f'{type(dataset).__name__} has no pipeline. Features without augmentation need a data '
+            "set that derives from mmengine's BaseDataset, or a wrapper of such."
+        )
+    return dataset

@@ -1,12 +1,16 @@
 """Frozen features of whole data sets."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from mmengine.dataset import BaseDataset, default_collate
+from mmengine.dist import all_gather, get_dist_info, get_world_size
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
+
+CHUNK_SIZE = 1 << 13
 
 
 @torch.no_grad()
@@ -31,21 +35,112 @@ def extract_features(
         On CPU, in float32: the backbone's last feature map, averaged over space (A, C), and
         the L2-normalized projections (A, D).
     """
+    options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
+    pairs = run(model, pooled_and_projected, dataset, **options)
+    pooled, projected = (torch.cat(features) for features in zip(*pairs, strict=True))
+    return pooled, projected
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module,
+    forward: Callable[[nn.Module, dict], Any],
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[Iterable], Iterable],
+) -> list:
+    """What ``forward(model, batch)`` returns for each batch, with the model in evaluation mode."""
     loader = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=default_collate, shuffle=False
     )
     training = model.training
     model.eval()
     try:
-        pairs = [pooled_and_projected(model, batch) for batch in progress(loader)]
+        return [forward(model, batch) for batch in progress(loader)]
     finally:
         model.train(training)
-    pooled, projected = (torch.cat(features) for features in zip(*pairs, strict=True))
-    return pooled, projected
 
 
 def pooled_and_projected(model: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
     """Both features of one collated batch."""
-    maps = model.backbone(model.data_preprocessor(batch, False)['inputs'])
+    maps = model.backbone(view_of(model, batch))
     projected = normalize(model.neck(maps)[-1].float(), dim=1)
     return maps[-1].float().mean((2, 3)).cpu(), projected.cpu()
+
+
+def projected(model: nn.Module, batch: dict) -> Tensor:
+    """Projections of one collated batch."""
+    return model.project(view_of(model, batch)).float().cpu()
+
+
+def view_of(model: nn.Module, batch: dict) -> Tensor:
+    """The images of a collated batch, normalized and on the model's device (n, C, H, W).
+
+    Raises:
+        ValueError: if the pipeline makes several views.
+    """
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    views = [inputs] if isinstance(inputs, Tensor) else inputs
+    if len(views) != 1:
+        raise ValueError(
+            f'Features are taken from one view per image, but the pipeline makes {len(views)}. '
+            'Use a pipeline without augmentation.'
+        )
+    return views[0]
+
+
+@torch.no_grad()
+def own_features(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
+    """This process's block of the projections of all images, not normalized, on CPU.
+
+    Each process has ``ceil(A / processes)`` consecutive images; together they have all, once.
+    Arguments as for :func:`extract_features`.
+
+    Returns:
+        float32 (A / processes, D).
+    """
+    rank, world_size = get_dist_info()
+    block = -(-len(dataset) // world_size)
+    own = range(min(rank * block, len(dataset)), min((rank + 1) * block, len(dataset)))
+    # A process without images still takes one, for the width of the features.
+    part = Subset(dataset, own or range(1))
+    options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
+    features = run(model, projected, part, **options)
+    return torch.cat(features)[: len(own)]
+
+
+def gather_rows(x_nD: Tensor, num_rows: int, keep: bool = True) -> Tensor | None:
+    """Put the blocks of :func:`own_features` together, in chunks of bounded size.
+
+    All processes call it.
+
+    Args:
+        x_nD: the own block (n, D).
+        num_rows: A, of all blocks.
+        keep: whether this process wants the result.
+
+    Returns:
+        (A, D), or None if it is not wanted.
+    """
+    world_size = get_world_size()
+    if world_size == 1:
+        return x_nD
+    block = -(-num_rows // world_size)
+    x_AD = x_nD.new_empty(block * world_size, x_nD.shape[1]) if keep else None
+    for first in range(0, block, CHUNK_SIZE):
+        chunk = x_nD[first : first + CHUNK_SIZE]
+        length = min(CHUNK_SIZE, block - first)
+        padding = chunk.new_zeros(length - len(chunk), chunk.shape[1])
+        parts = all_gather(torch.cat([chunk, padding]))
+        for owner, part in enumerate(parts if keep else []):
+            x_AD[owner * block + first :][:length] = part
+    return x_AD[:num_rows] if keep else None

@@ -1,3 +1,4 @@
 from .coke import CoKe
+from .deepcluster import ODC, DeepCluster
 
-__all__ = ['CoKe']
+__all__ = ['ODC', 'CoKe', 'DeepCluster']

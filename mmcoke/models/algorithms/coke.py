@@ -1,19 +1,20 @@
 """CoKe as an OpenMMLab algorithm."""
 
+from collections.abc import Iterator
 from itertools import groupby
 
 import torch
-from mmengine.dist import all_gather, get_rank
-from mmpretrain.models import BaseSelfSupervisor
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.registry import MODELS
 
+from .base import ClusteringAlgorithm, global_batch, sample_indices
+
 
 @MODELS.register_module()
-class CoKe(BaseSelfSupervisor):
+class CoKe(ClusteringAlgorithm):
     """Pre-training by online constrained k-means (Qian et al., CVPR 2022).
 
     The labelers (pseudo-labels, centers, duals: one :class:`CoKeLabeler` per entry of
@@ -21,53 +22,23 @@ class CoKe(BaseSelfSupervisor):
     when training starts.
 
     Args:
-        backbone, neck, head, data_preprocessor, init_cfg: see ``BaseSelfSupervisor``. A neck
-            without ``in_channels`` adapts to the backbone's width; the head has ``in_channels``,
-            the dimension of the projection.
+        backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
+        head: has ``in_channels``, the dimension of the projection.
         clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
             ``num_clusters`` is a list, one number per clustering.
     """
 
-    def __init__(
-        self,
-        backbone: dict,
-        neck: dict,
-        head: dict,
-        *,
-        clustering: dict,
-        data_preprocessor: dict | nn.Module | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        backbone = MODELS.build(backbone)
-        if 'in_channels' not in neck:
-            neck = dict(neck, in_channels=backbone_width(backbone))
-        super().__init__(
-            backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg
-        )
-        clustering = dict(clustering)
-        num_clusters = clustering.pop('num_clusters')
-        self.num_clusters = [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
-        self.clustering = clustering
-        self.labelers = nn.ModuleList()
+    @property
+    def num_clusters(self) -> list[int]:
+        """K of each clustering."""
+        num_clusters = self.clustering['num_clusters']
+        return [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
 
-    def init_labelers(self, num_samples: int) -> None:
-        """Make the clustering state for a data set of ``num_samples`` images.
-
-        Raises:
-            ValueError: if there are more clusters than samples, or an argument in ``clustering``
-                is out of its range.
-        """
+    def make_labelers(self, num_samples: int) -> Iterator[CoKeLabeler]:
+        settings = {k: v for k, v in self.clustering.items() if k not in ('num_clusters', 'seed')}
         seed = self.clustering.get('seed', 0)
-        settings = {k: v for k, v in self.clustering.items() if k != 'seed'}
-        device = next(self.parameters()).device
-        self.labelers = nn.ModuleList(
-            CoKeLabeler(num_samples, k, self.head.in_channels, seed=seed + head, **settings)
-            for head, k in enumerate(self.num_clusters)
-        ).to(device)
-
-    def project(self, inputs: Tensor) -> Tensor:
-        """Projections of images (n, C, H, W), not normalized (n, D)."""
-        return self.neck(self.backbone(inputs))[-1]
+        for head, k in enumerate(self.num_clusters):
+            yield CoKeLabeler(num_samples, k, self.head.in_channels, seed=seed + head, **settings)
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
@@ -98,28 +69,10 @@ class CoKe(BaseSelfSupervisor):
 
         Clustered is the mean of the full-size views' projections, not normalized again.
         """
-        if not self.labelers:
-            raise ValueError(
-                'The labelers are not there yet: add custom_hooks=[dict(type="CoKeHook")] to the '
-                'config, or call model.init_labelers(num_samples) before training.'
-            )
+        self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
-        x_nD = torch.stack(units).mean(0)
-        x_ND, idx_N = torch.cat(all_gather(x_nD)), torch.cat(all_gather(idx_n))
-        first = get_rank() * len(idx_n)
-        own = slice(first, first + len(idx_n))
+        x_ND, idx_N, own = global_batch(torch.stack(units).mean(0), idx_n)
         return [labeler.step(x_ND, idx_N)[own] for labeler in self.labelers]
-
-
-@torch.no_grad()
-def backbone_width(backbone: nn.Module, image_size: int = 64) -> int:
-    """Channels of a backbone's last output, seen from one blank image."""
-    stem = next(p for p in backbone.parameters() if p.ndim == 4)
-    training = backbone.training
-    backbone.eval()  # mmengine's modules return nothing here
-    output = backbone(stem.new_zeros(1, stem.shape[1], image_size, image_size))
-    backbone.train(training)
-    return (output[-1] if isinstance(output, tuple) else output).shape[1]
 
 
 def by_size(views: list[Tensor]) -> list[list[Tensor]]:
@@ -142,19 +95,3 @@ def count_full_views(views: list[Tensor]) -> int:
         'CoKe trains on one view per image, or on two of full size followed by small crops, but '
         f'the pipeline made views of {sizes}. Set num_views and sizes in MultiView accordingly.'
     )
-
-
-def sample_indices(data_samples: list | None, device: torch.device) -> Tensor:
-    """Index of each image in the data set, int64 (n,).
-
-    Raises:
-        ValueError: if the data samples do not carry it.
-    """
-    if not data_samples or any('sample_idx' not in sample for sample in data_samples):
-        raise ValueError(
-            'The data samples have no sample_idx, by which CoKe finds the label of an image. Use a '
-            'data '
-            "set that derives from mmengine's BaseDataset and end the pipeline with "
-            'dict(type="PackInputs"); if you set meta_keys there, keep "sample_idx" among them.'
-        )
-    return torch.tensor([sample.sample_idx for sample in data_samples]).to(device)

@@ -54,7 +54,7 @@ class CoKeHead(BaseModule):
         self.label_weight, self.small_weight = label_weight, small_weight
         self.predictor = MODELS.build(
             dict(
-                type='NonLinearNeck',
+                type='mmpretrain.NonLinearNeck',
                 in_channels=in_channels,
                 hid_channels=hid_channels,
                 out_channels=in_channels,

@@ -1,0 +1,83 @@
+"""DeepCluster and ODC as OpenMMLab algorithms."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmcoke.clustering import DeepClusterLabeler, ODCLabeler
+from mmcoke.registry import MODELS
+
+from .base import ClusteringAlgorithm, global_batch, output_width, sample_indices
+
+
+class ClassifierAlgorithm(ClusteringAlgorithm):
+    """Learns to classify images by the labels of one labeler.
+
+    Args:
+        backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
+        head: a :class:`ClusterClsHead`; ``in_channels`` and ``num_clusters`` are filled in.
+        clustering: arguments of the labeler but for ``num_samples`` and ``dim``.
+    """
+
+    def complete_head(self, head: dict, network: nn.Module, clustering: dict) -> dict:
+        width = head.get('in_channels') or output_width(network)
+        return dict(head, in_channels=width, num_clusters=clustering['num_clusters'])
+
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
+        """Classify images by their labels, weighted by the sizes of the clusters before the step.
+
+        Args:
+            inputs: images (n, C, H, W), or a list of one view.
+            data_samples: one per image, each with ``sample_idx``.
+
+        Raises:
+            ValueError: if there is more than one view.
+        """
+        self.check_labelers()
+        views = [inputs] if isinstance(inputs, Tensor) else inputs
+        if len(views) != 1:
+            raise ValueError(
+                f'{type(self).__name__} trains on one view per image, but the pipeline made '
+                f'{len(views)}.'
+            )
+        x_nD = self.project(views[0])
+        weight_K = self.labelers[0].cluster_weight()
+        label_n = self.read_labels(x_nD.detach(), sample_indices(data_samples, x_nD.device))
+        return self.head.loss(x_nD, label_n, weight_K)
+
+    def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
+        """Labels of the own images, int64 (n,); the labeler may learn from their features."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class DeepCluster(ClassifierAlgorithm):
+    """Pre-training by classifying images by k-means of their features (Caron et al., ECCV 2018).
+
+    ``DeepClusterHook`` clusters the features of all images and resets the classifier.
+    """
+
+    def make_labelers(self, num_samples: int) -> Iterator[DeepClusterLabeler]:
+        yield DeepClusterLabeler(num_samples, **self.clustering)
+
+    def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
+        return self.labelers[0].step(x_nD, idx_n)
+
+
+@MODELS.register_module()
+class ODC(ClassifierAlgorithm):
+    """Pre-training by online deep clustering (Zhan et al., CVPR 2020).
+
+    Labels and centroids follow a memory of the features; ``ODCHook`` fills it by k-means before
+    training, and updates the centroids.
+    """
+
+    def make_labelers(self, num_samples: int) -> Iterator[ODCLabeler]:
+        yield ODCLabeler(num_samples, dim=self.head.in_channels, **self.clustering)
+
+    @torch.no_grad()
+    def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
+        x_ND, idx_N, own = global_batch(normalize(x_nD.float(), dim=1), idx_n)
+        return self.labelers[0].step(x_ND, idx_N)[own]

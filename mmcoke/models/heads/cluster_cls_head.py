@@ -1,0 +1,57 @@
+"""A linear classifier of pseudo-labels."""
+
+import torch
+from mmengine.dist import all_gather
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mmcoke.registry import MODELS
+
+
+@MODELS.register_module()
+class ClusterClsHead(BaseModule):
+    """Classifies features by their clusters, for DeepCluster and ODC.
+
+    Args:
+        in_channels: D, dimension of the features.
+        num_clusters: K.
+        init_std: standard deviation of the first weights.
+    """
+
+    def __init__(self, in_channels: int, num_clusters: int, *, init_std: float = 0.01) -> None:
+        super().__init__()
+        self.in_channels, self.init_std = in_channels, init_std
+        self.fc_cls = nn.Linear(in_channels, num_clusters)
+
+    def init_weights(self) -> None:
+        """First weights, from torch's own random numbers."""
+        self.reset(int(torch.randint(1 << 31, ())))
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """Start anew: small random weights, the same on all processes and devices, no bias."""
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.fc_cls.weight.shape, generator=generator)
+        self.fc_cls.weight.copy_(self.init_std * weight)
+        self.fc_cls.bias.zero_()
+
+    def forward(self, x_nD: Tensor) -> Tensor:
+        """Logits (n, K) of features (n, D)."""
+        return self.fc_cls(x_nD)
+
+    def loss(self, x_nD: Tensor, label_n: Tensor, weight_K: Tensor) -> dict[str, Tensor]:
+        """Weighted cross-entropy over the sum of the weights of the global batch.
+
+        So its size does not depend on K or on the scale of the weights (K equal clusters and an
+        untrained classifier: ln K), and the mean over processes is the loss of one process.
+
+        Args:
+            x_nD: features (n, D).
+            label_n: clusters, int64 (n,).
+            weight_K: weight of each cluster (K,).
+        """
+        weight_n = weight_K[label_n]
+        total = torch.stack(all_gather(weight_n.sum())).mean()
+        loss_n = cross_entropy(self(x_nD).float(), label_n, reduction='none')
+        return dict(loss=(weight_n * loss_n).sum() / total)
