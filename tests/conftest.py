@@ -9,29 +9,58 @@ from mmengine.config import Config
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-DIGITS = ROOT / 'configs/selfsup/coke/coke_tiny_1xb64_digits.py'
+CONFIGS = ROOT / 'configs/selfsup'
+DIGITS = dict(
+    coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
+    deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
+    odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
+)
+SMALL = {
+    'model.backbone.channels': [8, 8, 8, 16, 16],
+    'train_cfg.max_epochs': 3,
+    'default_hooks.checkpoint.interval': 1,
+}
+TINY = dict(
+    coke=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.head.in_channels': 8,
+        'model.head.hid_channels': 16,
+        'model.clustering.num_clusters': [8, 12],
+        'model.clustering.dual_lr': 0.5,
+        'param_scheduler.0.warmup': 1,
+    },
+    deepcluster=SMALL
+    | {
+        'model.clustering.num_clusters': 12,
+        'model.clustering.pca_dim': 8,
+        'custom_hooks.0.interval': 1,
+        'param_scheduler': [],
+    },
+    odc=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.clustering.num_clusters': 12,
+        'model.clustering.min_size': 40,
+        'param_scheduler': [],
+    },
+)
+"""Smaller networks and 3 epochs, by method."""
+
+
+def tiny(method, work_dir=None):
+    """The digits recipe of a method, made tiny."""
+    cfg = Config.fromfile(DIGITS[method])
+    cfg.merge_from_dict(TINY[method] | {'work_dir': str(work_dir)})
+    return cfg
 
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """The quickstart's config with a smaller network and 3 epochs, writing to ``tmp_path``."""
-    cfg = Config.fromfile(DIGITS)
-    cfg.merge_from_dict(TINY | {'work_dir': str(tmp_path / 'work_dir')})
-    return cfg
-
-
-TINY = {
-    'model.backbone.channels': [8, 8, 8, 16, 16],
-    'model.neck.hid_channels': 16,
-    'model.neck.out_channels': 8,
-    'model.head.in_channels': 8,
-    'model.head.hid_channels': 16,
-    'model.clustering.num_clusters': [8, 12],
-    'model.clustering.dual_lr': 0.5,
-    'param_scheduler.0.warmup': 1,
-    'train_cfg.max_epochs': 3,
-    'default_hooks.checkpoint.interval': 1,
-}
+    """CoKe's digits recipe, made tiny, writing to ``tmp_path``."""
+    return tiny('coke', tmp_path / 'work_dir')
 
 
 @pytest.fixture

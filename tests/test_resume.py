@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
@@ -15,7 +16,21 @@ from mmcoke.datasets.seeded_pipeline import SeededPipeline, kept_random_state, s
 from mmcoke.engine.checkpoint import WholeFilesBackend, checkpoint_to_resume
 from mmcoke.engine.launch import build_runner, train
 
-STAGES = {'stage 1': None, 'across the boundary': 3, 'stage 2': 1}
+CASES = {
+    'CoKe, stage 1': ('coke', {}),
+    'CoKe, across the boundary': ('coke', {'model.clustering.average_from_epoch': 3}),
+    'CoKe, stage 2': ('coke', {'model.clustering.average_from_epoch': 1}),
+    'DeepCluster': ('deepcluster', {}),
+    'DeepCluster, every other epoch': (
+        'deepcluster',
+        {
+            'custom_hooks.0.interval': 2,
+            'train_dataloader.sampler': dict(_delete_=True, type='TruncatedSampler'),
+            'model.clustering.reweight_pow': 0.5,
+        },
+    ),
+    'ODC': ('odc', {}),
+}
 
 
 def load(work_dir, epoch):
@@ -39,17 +54,13 @@ def assert_same(one, other, path=''):
         assert one == other, path
 
 
-@pytest.mark.parametrize('average_from_epoch', STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_resume_continues_bit_for_bit(tiny_config, tmp_path, average_from_epoch, num_workers):
+def test_resume_continues_bit_for_bit(tmp_path, method, change, num_workers):
     """2N epochs at once = N epochs, resume, N epochs: with the other number of workers, too."""
+    tiny_config = tiny(method, tmp_path / 'whole')
     tiny_config.merge_from_dict(
-        {
-            'model.clustering.average_from_epoch': average_from_epoch,
-            'train_cfg.max_epochs': 6,
-            'param_scheduler.0.warmup': 2,
-            'default_hooks.checkpoint.max_keep_ckpts': -1,
-        }
+        change | {'train_cfg.max_epochs': 6, 'default_hooks.checkpoint.max_keep_ckpts': -1}
     )
     tiny_config.train_dataloader.dataset.pipeline = [
         dict(type='torchvision/ToPILImage'),

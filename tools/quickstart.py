@@ -1,4 +1,4 @@
-"""Pre-train CoKe on handwritten digits without labels, and see what the features are worth.
+"""Pre-train on handwritten digits without labels, and see what the features are worth.
 
 Takes minutes on a laptop and downloads nothing: the digits ship inside scikit-learn.
 """
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmcoke.datasets import InMemoryImages
 from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import (
     clustering_scores,
@@ -32,7 +33,11 @@ from mmcoke.evaluation import (
 from mmcoke.registry import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / 'configs/selfsup/coke/coke_tiny_1xb64_digits.py'
+CONFIGS = dict(
+    coke=ROOT / 'configs/selfsup/coke/coke_tiny_1xb64_digits.py',
+    deepcluster=ROOT / 'configs/selfsup/deepcluster/deepcluster_tiny_1xb64_digits.py',
+    odc=ROOT / 'configs/selfsup/odc/odc_tiny_1xb64_digits.py',
+)
 COLUMNS = dict(knn='kNN', linear='linear', cluster_acc='cluster acc.', nmi='NMI', ari='ARI')
 PROTOCOL = (
     'kNN (weighted, k = 20) and linear probe: fitted on the frozen features and labels of the '
@@ -46,8 +51,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        '--config', default=CONFIG, help='another recipe for the digits (%(default)s)'
+    recipes = parser.add_mutually_exclusive_group()
+    recipes.add_argument(
+        '--config', default=CONFIGS['coke'], help='another recipe for the digits (%(default)s)'
+    )
+    recipes.add_argument(
+        '--all', action='store_true', help='CoKe, DeepCluster and ODC, one after the other'
     )
     parser.add_argument('--seed', type=int, default=0, help='of weights, batches and centers (0)')
     parser.add_argument(
@@ -65,9 +74,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    cfg = Config.fromfile(args.config)
-    cfg.work_dir = args.work_dir
+def load_configs(args: argparse.Namespace) -> dict[str, Config]:
+    """Configs by method; with --all each has a folder of its own below the work dir."""
+    if not args.all:
+        cfg = load_config(args, args.config, args.work_dir)
+        return {cfg.model.type.lower(): cfg}
+    folder = Path(args.work_dir)
+    return {name: load_config(args, path, folder / name) for name, path in CONFIGS.items()}
+
+
+def load_config(args: argparse.Namespace, path: str | Path, work_dir: str | Path) -> Config:
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
     cfg.resume = args.resume
     cfg.randomness.seed = args.seed
     cfg.model.clustering.seed = args.seed
@@ -123,68 +141,83 @@ def show(metrics: dict, names: dict[str, str], console: Console) -> None:
     console.print(table)
 
 
-def write_html(cfg: Config, metrics: dict, names: dict, clusters, images) -> Path:
+def describe_run(cfg: Config, model: nn.Module, seconds: float, clusters, images) -> dict:
+    """What the page shows of one run."""
     curves = report.read_scalars(cfg.work_dir)
-    num_samples = len(digits(cfg, 'train'))
-    bounds = {
-        name: cfg.model.clustering.min_ratio * num_samples / int(name.split('/')[1].split('_')[0])
-        for name in sorted({key.rpartition('/')[0] for key in curves} - {'coke'})
-        if name.startswith('coke/')
-    }
-    path = Path(cfg.work_dir) / 'report.html'
+    method = cfg.model.type
+    names = curve_names(model.labelers) if method == 'CoKe' else [method.lower()]
+    clusterings = [
+        (name, len(labeler.sizes()), getattr(labeler, 'min_size', 0))
+        for name, labeler in zip(names, model.labelers, strict=True)
+    ]
+    resumed = ' (resumed: the time is of the last part)' if cfg.resume else ''
+    return dict(
+        name=method,
+        summary=f'{cfg.train_cfg.max_epochs} epochs in {seconds:.0f} s{resumed}.',
+        loss_chart=report.loss_chart(curves[f'{method.lower()}/loss']),
+        size_chart=report.size_chart(curves, clusterings),
+        clusters=report.cluster_picture(images, clusters),
+    )
+
+
+def write_html(path: Path, metrics: dict, names: dict, runs: list[dict], args, num: int) -> None:
     report.write_report(
         path,
-        title='CoKe on handwritten digits',
-        summary=(
-            f'Pre-trained on {num_samples} images without labels for '
-            f'{cfg.train_cfg.max_epochs} epochs, in {metrics["train_seconds"]:.0f} s; '
-            f'seed {cfg.randomness.seed}'
-            f'{" (resumed: the time is of the last part)" if cfg.resume else ""}.'
-        ),
+        title=f'{", ".join(run["name"] for run in runs)} on handwritten digits',
+        summary=f'Pre-trained on {num} images without labels; seed {args.seed}.',
         columns=COLUMNS,
         rows=[dict(name=name, scores=metrics[key]) for key, name in names.items()],
         protocol=PROTOCOL,
-        loss_chart=report.loss_chart(curves['coke/loss']),
-        size_chart=report.size_chart(curves, bounds),
-        clusters=report.cluster_picture(images, clusters),
+        runs=runs,
         clusters_caption='Random members of the ten clusters that k-means finds in the '
-        'projections of CoKe; a row is a cluster.',
-        command='bash tools/quickstart.sh',
+        'projections; a row is a cluster.',
+        command=f'bash tools/quickstart.sh{" --all" if args.all else ""}',
     )
-    return path
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    configs = load_configs(args)
     console = Console()
     console.print(__doc__.strip(), f'Results go to {args.work_dir}.\n')
     init_default_scope('mmcoke')
-    splits = {split: digits(cfg, split) for split in ('train', 'test', 'all')}
+    first = next(iter(configs.values()))
+    splits = {split: digits(first, split) for split in ('train', 'test', 'all')}
     labels = {split: torch.from_numpy(data.labels) for split, data in splits.items()}
 
-    start = time.perf_counter()
-    model = train(cfg)
-    train_seconds = time.perf_counter() - start
+    models, seconds = {}, {}
+    for name, cfg in configs.items():
+        if args.all:
+            console.print(f'{cfg.model.type}:')
+        start = time.perf_counter()
+        models[name] = train(cfg)
+        seconds[name] = round(time.perf_counter() - start, 1)
 
     def features(network: nn.Module) -> Callable:
         return lambda split: extract_features(network, splits[split])
 
-    jobs = dict(
-        coke=features(model),
-        random_init=features(untrained(cfg)),
+    jobs = {name: features(model) for name, model in models.items()} | dict(
+        random_init=features(untrained(first)),
         pixels=lambda split: (pixels(splits[split]), pixels(splits[split])),
     )
     metrics, clusters = {}, {}
     for name, extract in track(jobs.items(), 'evaluating', console=console):
         metrics[name], clusters[name] = evaluate(extract, labels)
-    metrics['train_seconds'] = round(train_seconds, 1)
+    metrics['train_seconds'] = round(sum(seconds.values()), 1)
 
-    names = dict(coke='CoKe', random_init='untrained network', pixels='pixels')
-    path = write_html(cfg, metrics, names, clusters['coke'], splits['all'].images)
+    names = {name: cfg.model.type for name, cfg in configs.items()}
+    names |= dict(random_init='untrained network', pixels='pixels')
+    path = Path(args.work_dir) / 'report.html'
+    images = splits['all'].images
+    runs = [
+        describe_run(cfg, models[name], seconds[name], clusters[name], images)
+        for name, cfg in configs.items()
+    ]
+    write_html(path, metrics, names, runs, args, len(splits['train']))
     WholeFilesBackend().put_text(json.dumps(metrics, indent=2), path.with_name('metrics.json'))
     show(metrics, names, console)
-    console.print(f'Trained in {train_seconds:.0f} s. Numbers: {path.with_name("metrics.json")}')
+    trained = ', '.join(f'{names[name]} {spent:.0f} s' for name, spent in seconds.items())
+    console.print(f'Trained: {trained}. Numbers: {path.with_name("metrics.json")}')
     console.print(f'Pictures: {path}')
 
 

@@ -73,6 +73,11 @@ class CoKeLabeler(nn.Module):
         """The table of the labels assigned last."""
         return getattr(self.labels, 'newest', self.labels)
 
+    @property
+    def min_size(self) -> float:
+        """Lower bound of the size of a cluster, in samples."""
+        return self.kmeans.min_ratio * self.newest.num_samples / self.kmeans.num_clusters
+
     @float32_no_grad
     def step(self, x_ND: Tensor, idx_N: Tensor) -> Tensor:
         """Target of each sample from the last epoch; then cluster the batch.

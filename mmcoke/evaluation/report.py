@@ -52,20 +52,22 @@ def loss_chart(loss: Sequence[tuple[int, float]]) -> str:
     return as_svg(figure)
 
 
-def size_chart(curves: dict[str, list], bounds: dict[str, float]) -> str:
+def size_chart(curves: dict[str, list], clusterings: Sequence[tuple[str, int, float]]) -> str:
     """SVG of the smallest and largest cluster of each clustering over epochs.
 
     Args:
         curves: as :func:`read_scalars` returns them.
-        bounds: lower bound of the sizes, in samples, by name (``coke/K``).
+        clusterings: for each, the name of its curves, the number of clusters, and the lower bound
+            of their sizes in samples (0: none).
     """
     figure, axes = new_figure()
-    for (name, bound), colour in zip(bounds.items(), COLOURS, strict=False):
+    for (name, num_clusters, bound), colour in zip(clusterings, COLOURS, strict=False):
         smallest = np.array(curves[f'{name}/min_size'])
         largest = np.array(curves[f'{name}/max_size'])
-        axes.plot(*smallest.T, color=colour, label=f'K = {name.removeprefix("coke/")}')
+        axes.plot(*smallest.T, color=colour, label=f'K = {num_clusters}')
         axes.plot(*largest.T, color=colour, alpha=0.35)
-        axes.axhline(bound, color=colour, linestyle=':', linewidth=1)
+        if bound:
+            axes.axhline(bound, color=colour, linestyle=':', linewidth=1)
     axes.set(xlabel='epoch', ylabel='samples in a cluster')
     axes.set_yscale('symlog', linthresh=10)
     axes.set_ylim(bottom=0)
