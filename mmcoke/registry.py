@@ -2,6 +2,9 @@
 
 mmengine imports this module for ``default_scope = 'mmcoke'``. It imports only the locations of the
 registry that it searches, not those of the parents; that is why each child names both packages.
+
+For a name such as ``mmcoke.CoKe`` mmengine imports this module from any other scope, too, but looks
+among the children of its root alone; that is why each registry is known to the root as well.
 """
 
 import warnings
@@ -30,9 +33,11 @@ from mmpretrain import registry as mmpretrain_registry  # noqa: E402
 
 
 def _child(name: str, *locations: str) -> Registry:
-    """Registry below mmpretrain's of the same name."""
+    """Registry below mmpretrain's of the same name, which the root knows by its scope."""
     parent = getattr(mmpretrain_registry, name)
-    return Registry(parent.name, parent=parent, scope='mmcoke', locations=list(locations))
+    registry = Registry(parent.name, parent=parent, scope='mmcoke', locations=list(locations))
+    parent.root.children[registry.scope] = registry
+    return registry
 
 
 ENGINE = ('mmpretrain.engine', 'mmcoke.engine')

@@ -95,7 +95,8 @@ def prepare_cpu_processes(cfg: Config, launcher: str) -> None:
     if not dist.is_initialized():
         dist.init_process_group('gloo')
     cfg.model_wrapper_cfg = dict(
-        type=CPUDistributedDataParallel.__name__,
+        # With its scope: Runner.wrap_model looks the name up in mmengine's registry.
+        type=f'mmcoke.{CPUDistributedDataParallel.__name__}',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )

@@ -4,13 +4,13 @@ import logging
 
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
+
+from mmcoke.registry import MODEL_WRAPPERS
 
 __all__ = ['CPUDistributedDataParallel', 'unwrap']
 
 
-# In mmengine's own registry, because Runner.wrap_model looks the name up there, without a scope.
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """``MMDistributedDataParallel`` for processes on CPU, over gloo.
