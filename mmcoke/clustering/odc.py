@@ -16,7 +16,7 @@ from .pseudo_labels import PseudoLabels, check_num_clusters, last_of_equals
 # Sums of features are kept as integers, in units of 2^-32: what is added can be taken off again
 # to the bit, in any order, on any device; 2^31 unit vectors in one cluster fit.
 UNIT = 2.0**-32
-CHUNK_SIZE = 1 << 14
+CHUNK_SIZE = 1 << 10
 
 
 def as_units(x: Tensor) -> Tensor:
