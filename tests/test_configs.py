@@ -10,8 +10,9 @@ from mmengine.dataset import Compose, default_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
+import mmcoke.engine  # noqa: F401 (hooks)
 from mmcoke.models import CoKe
-from mmcoke.registry import MODELS, OPTIMIZERS, TRANSFORMS
+from mmcoke.registry import HOOKS, MODELS, OPTIMIZERS, TRANSFORMS
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 RECIPES = sorted(
@@ -31,9 +32,15 @@ def test_config_builds_and_takes_a_training_step(recipe):
     cfg = Config.fromfile(CONFIGS / recipe)
     assert cfg.default_scope == 'mmcoke'
     assert 'custom_imports' not in cfg
-    cfg.model.clustering.num_clusters = [4, 5]
+    cfg.model.clustering.num_clusters = [4, 5] if cfg.model.type == 'CoKe' else 4
+    if cfg.model.type == 'ODC':
+        cfg.model.clustering.min_size = 5
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_labelers(20)
+    if cfg.model.type != 'CoKe':
+        features = torch.randn(20, model.head.in_channels)
+        model.labelers[0].pca_dim = 8
+        model.labelers[0].refit(features)
     transforms = [
         TRANSFORMS.build(transform)
         for transform in cfg.train_dataloader.dataset.pipeline
@@ -91,6 +98,50 @@ def test_recipes_differ_as_published(recipe, published):
     assert head.small_weight == 0.5
     clustering = cfg.model.clustering
     assert (clustering.num_clusters, clustering.min_ratio) == ([3000, 4000, 5000], 0.4)
+
+
+CLASSIFIERS = {
+    # learning rate, epochs, backbone, sampler
+    'deepcluster/deepcluster_r50_8xb64_in1k.py': (0.1, 200, 'ResNet', 'ClusterUniformSampler'),
+    'deepcluster/deepcluster-sobel_r50_8xb64_in1k.py': (
+        0.1,
+        200,
+        'ResNetSobel',
+        'ClusterUniformSampler',
+    ),
+    'odc/odc_r50_8xb64_in1k.py': (0.06, 440, 'ResNet', 'ReplacementSampler'),
+}
+
+
+@pytest.mark.parametrize(('recipe', 'published'), CLASSIFIERS.items())
+def test_deepcluster_and_odc_recipes_are_the_published_ones(recipe, published):
+    cfg = Config.fromfile(CONFIGS / 'selfsup' / recipe)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert published == (
+        optimizer.lr,
+        cfg.train_cfg.max_epochs,
+        cfg.model.backbone.type,
+        cfg.train_dataloader.sampler.type,
+    )
+    assert (optimizer.type, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.9, 1e-5)
+    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.head.momentum == 0
+    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 512
+    assert 'color' not in str(cfg.custom_hooks[0].pipeline).lower()
+    model = MODELS.build(cfg.model)
+    model.init_labelers(200_000)
+    labeler, hook = model.labelers[0], HOOKS.build(cfg.custom_hooks[0])
+    assert labeler.num_clusters == 10_000
+    if cfg.model.type == 'DeepCluster':
+        assert (labeler.pca_dim, labeler.num_iters, hook.interval) == (256, 20, 1)
+        assert labeler.reweight_pow == 0  # the sampler is uniform instead
+    else:
+        assert (labeler.momentum, labeler.min_size, labeler.reweight_pow) == (0.5, 20, 0.5)
+        assert (hook.centroids_interval, hook.small_clusters_interval) == (10, 1)
+        assert cfg.param_scheduler[0].milestones == [400]
+        assert cfg.param_scheduler[0].gamma == 0.4
+        neck = model.neck
+        assert (neck.fc0.out_features, neck.fc1.out_features, neck.dropout.p) == (512, 256, 0.5)
+        assert (neck.bn0.momentum, neck.bn0.affine) == (0.001, False)
 
 
 def test_multi_crop_makes_two_views_and_six_crops():

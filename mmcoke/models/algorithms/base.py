@@ -65,8 +65,9 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         if not self.labelers:
             name = type(self).__name__
             raise ValueError(
-                f'The labelers are not there yet: add dict(type="{name}Hook") to custom_hooks in '
-                'the config, or call model.init_labelers(num_samples) before training.'
+                f'The labelers are not there yet: add dict(type="mmcoke.{name}Hook") to '
+                'custom_hooks in the config, or call model.init_labelers(num_samples) before '
+                'training.'
             )
 
     def project(self, inputs: Tensor) -> Tensor:
@@ -81,7 +82,8 @@ def fill_in(cfg: dict, **values) -> dict:
         cfg: with ``type``.
         **values: functions that give the arguments.
     """
-    cls = cfg['type'] if inspect.isclass(cfg['type']) else MODELS.get(cfg['type'])
+    with MODELS.switch_scope_and_registry(None) as registry:  # as MODELS.build looks it up
+        cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
     missing = set(values) - set(cfg)
     if cls is not None:  # else MODELS.build says so
         missing &= set(inspect.signature(cls).parameters)
@@ -121,7 +123,8 @@ def sample_indices(data_samples: list | None, device: torch.device) -> Tensor:
         raise ValueError(
             'The data samples have no sample_idx, by which the label of an image is found. Use a '
             "data set that derives from mmengine's BaseDataset and end the pipeline with "
-            'dict(type="PackInputs"); if you set meta_keys there, keep "sample_idx" among them.'
+            'dict(type="PackInputs"); if you set meta_keys there, keep "sample_idx" among them. '
+            "With mmselfsup, use PackSelfSupInputs(algorithm_keys=['sample_idx'])."
         )
     indices = [sample.sample_idx for sample in data_samples]
     indices = [int(getattr(idx, 'value', idx)) for idx in indices]
