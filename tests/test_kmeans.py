@@ -159,6 +159,11 @@ def test_chunks_do_not_change_the_result(spherical, monkeypatch):
     assert parts.objective == pytest.approx(whole.objective, rel=1e-6)
 
 
+def test_few_samples_per_cluster_are_no_reason_to_warn(capfd):
+    kmeans(gaussian(60), 10)
+    assert capfd.readouterr() == ('', '')
+
+
 @pytest.mark.parametrize('num_iters', [1, 7])
 def test_progress_sees_each_iteration(num_iters):
     seen = []
@@ -316,6 +321,7 @@ def test_collapsed_features_are_refused_with_the_directions_that_are_left(rank, 
             pca_whiten(x, rank + 1)
 
 
-def test_constant_features_are_refused():
+@pytest.mark.parametrize('noise', [0.0, 1e-7])
+def test_features_that_are_constant_but_for_rounding_are_refused(noise):
     with pytest.raises(ValueError, match=r'in 0 directions .* collapsed'):
-        pca_whiten(torch.full((100, 8), 0.3), 1)
+        pca_whiten(0.3 + noise * gaussian(100), 1)
