@@ -20,6 +20,12 @@ class FixedConv(nn.Module):
         self.register_buffer('weight', weight)
         self.register_buffer('bias', torch.zeros(len(weight)))
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # A checkpoint that keeps the filter elsewhere lacks nothing: it is always the same.
+        for name, value in self.named_buffers():
+            state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
