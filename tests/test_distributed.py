@@ -13,7 +13,9 @@ from mmengine.dist import get_rank
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
+from mmcoke.clustering import FeatureMemory
 from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
+from mmcoke.engine.hooks.odc_hook import load_shards
 from mmcoke.engine.hooks.refit_hook import cluster_on_main
 from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
 from mmcoke.engine.launch import train
@@ -89,6 +91,50 @@ def test_a_run_of_one_process_resumes_on_two_with_the_same_clustering_state(tiny
         assert len(state) > 8
         for name, value in state.items():
             assert torch.equal(value, saved[f'labelers.{name}']), name
+
+
+def test_a_spread_memory_trains_and_resumes_as_one_in_one_piece(tmp_path):
+    """Each of two processes holds and saves half of it; the labels are the same."""
+    states = {}
+    for sharded in (False, True):
+        cfg = tiny('odc', tmp_path / str(sharded))
+        cfg.custom_hooks.append(dict(type='SpyHook'))
+        cfg.merge_from_dict(
+            {
+                'custom_imports': dict(imports=['spy_hook'], allow_failed_imports=False),
+                'model.clustering.shard_memory': sharded,
+                'train_dataloader.batch_size': 32,
+                'default_hooks.checkpoint.max_keep_ckpts': 1,
+            }
+        )
+        for epochs in (2, 4) if sharded else (4,):
+            cfg.train_cfg.max_epochs = epochs
+            cfg.dump(tmp_path / 'tiny.py')
+            result = dist_train(tmp_path / 'tiny.py', 2, '--resume')
+            assert result.returncode == 0, result.stderr[-3000:]
+        states[sharded] = [torch.load(tmp_path / f'{sharded}/rank{r}_epoch3.pth') for r in (0, 1)]
+    for whole, spread in zip(states[False], states[True], strict=True):
+        assert set(whole) - set(spread) == {'0.memory.x'}
+        assert all(torch.equal(value, whole[name]) for name, value in spread.items())
+    shards = sorted((tmp_path / 'True/odc_memory').iterdir())
+    # When those of epoch 4 were written, the checkpoint of epoch 3 was still there.
+    assert [path.name for path in shards] == [
+        f'epoch_{epoch}_from_{first}.pth' for epoch in (3, 4) for first in (0, 629)
+    ]
+    shards = shards[2:]
+    rows = [torch.load(path)['x'] for path in shards]
+    assert torch.equal(torch.cat(rows), states[False][0]['0.memory.x'])
+
+    # As one process or three would load them, and when a part is missing.
+    memory = FeatureMemory(1257, 8)
+    load_shards(memory, shards[0].parent, 4)
+    assert torch.equal(memory.x, torch.cat(rows))
+    memory.first, memory.x = 419, torch.zeros(419, 8)
+    load_shards(memory, shards[0].parent, 4)
+    assert torch.equal(memory.x, torch.cat(rows)[419:838])
+    shards[1].unlink()
+    with pytest.raises(ValueError, match='209 of 419 rows are missing'):
+        load_shards(memory, shards[0].parent, 4)
 
 
 def test_a_failing_process_says_why(tiny_config, tmp_path):

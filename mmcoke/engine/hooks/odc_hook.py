@@ -1,12 +1,20 @@
 """Says when ODC updates its centroids and small clusters."""
 
+from pathlib import Path
+
+import torch
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from mmcoke.clustering import FeatureMemory
+from mmcoke.engine.checkpoint import write_whole
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
 from .labeler_hook import mean_loss
 from .refit_hook import RefitHook
+
+MEMORY_FOLDER = 'odc_memory'
 
 
 @HOOKS.register_module()
@@ -16,6 +24,10 @@ class ODCHook(RefitHook):
     Logs, after each epoch, ``odc/min_size`` and ``max_size`` in samples, ``odc/num_small``, the
     small clusters replaced in the epoch, and ``odc/changed``, the share of labels that changed in
     a step. Runs before ``CheckpointHook``.
+
+    A memory that is spread over the processes is not in the checkpoint, which the main process
+    alone writes: each process saves its rows beside it, in ``odc_memory``, and a run on any number
+    of processes can be resumed from them.
 
     Args:
         pipeline, batch_size, num_workers: see :class:`RefitHook`.
@@ -43,6 +55,14 @@ class ODCHook(RefitHook):
             )
         self.centroids_interval = centroids_interval
         self.small_clusters_interval = small_clusters_interval
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """As for all methods; also load the rows of a memory that is spread over processes."""
+        super().after_load_checkpoint(runner, checkpoint)
+        labelers = unwrap(runner.model).labelers
+        if labelers and labelers[0].memory.sharded and runner._resume:
+            folder = Path(runner._load_from).parent / MEMORY_FOLDER
+            load_shards(labelers[0].memory, folder, checkpoint['meta']['epoch'])
 
     def before_train_epoch(self, runner: Runner) -> None:
         (labeler,) = unwrap(runner.model).labelers
@@ -73,3 +93,55 @@ class ODCHook(RefitHook):
             changed=round(labeler.changed().item(), 4),
         )
         self.log_epoch(runner, runner.epoch + 1, 'odc', scalars)
+        if labeler.memory.sharded and saves_checkpoint(runner):
+            save_shard(labeler.memory, Path(runner.work_dir) / MEMORY_FOLDER, runner.epoch + 1)
+
+
+def saves_checkpoint(runner: Runner) -> bool:
+    """Whether a ``CheckpointHook`` will save the present epoch."""
+    return any(
+        hook.every_n_epochs(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and hook.is_last_train_epoch(runner))
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook) and hook.by_epoch
+    )
+
+
+def save_shard(memory: FeatureMemory, folder: Path, epoch: int) -> None:
+    """Save the rows of this process; those whose checkpoint is gone by now go, too.
+
+    Args:
+        memory: spread over processes.
+        folder: of all shards, in the one with the checkpoints.
+        epoch: of the checkpoint that they belong to.
+    """
+    shard = dict(first=memory.first, num_samples=memory.num_samples, x=memory.x.cpu())
+    suffix = f'from_{memory.first}.pth'
+    write_whole(folder / f'epoch_{epoch}_{suffix}', lambda path: torch.save(shard, path))
+    for path in folder.glob(f'epoch_*_{suffix}'):
+        of_epoch = path.name.removesuffix(f'_{suffix}')
+        if of_epoch != f'epoch_{epoch}' and not (folder.parent / f'{of_epoch}.pth').exists():
+            path.unlink()
+
+
+def load_shards(memory: FeatureMemory, folder: Path, epoch: int) -> None:
+    """Load the rows of this process from what any number of processes have saved.
+
+    Raises:
+        ValueError: if rows are missing, or they are of another data set.
+    """
+    found = torch.zeros(len(memory.x), dtype=torch.bool)
+    for path in sorted(folder.glob(f'epoch_{epoch}_from_*.pth')):
+        shard = torch.load(path, mmap=True, weights_only=True)
+        last = shard['first'] + len(shard['x'])
+        begin, end = max(memory.first, shard['first']), min(memory.own.stop, last)
+        if shard['num_samples'] == memory.num_samples and begin < end:
+            rows = slice(begin - memory.first, end - memory.first)
+            memory.x[rows] = shard['x'][begin - shard['first'] : end - shard['first']]
+            found[rows] = True
+    if not found.all():
+        raise ValueError(
+            f'The memory of epoch {epoch} is not complete: {int((~found).sum())} of {len(found)} '
+            f'rows are missing in {folder}. Copy that folder of all machines beside the '
+            'checkpoint, or start a new run from its weights with --cfg-options load_from=....'
+        )
