@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import normalize
 
-from mmcoke.clustering import FeatureMemory, KMeansResult, ODCLabeler, cluster_weight
+from mmcoke.clustering import FeatureMemory, KMeansResult, ODCLabeler, cluster_weight, kmeans
 from mmcoke.clustering.kmeans import split_in_two
 from mmcoke.clustering.odc import UNIT, as_units
 
@@ -168,7 +168,7 @@ class TestByHand:
         assert_same(state(labeler), before)
 
     def test_sums_are_kept_in_units_of_two_to_the_minus_32(self):
-        assert as_units(torch.tensor([1.0, -0.5, 2.0**-33])).tolist() == [2**32, -(2**31), 0]
+        assert as_units(torch.tensor([1.0, -0.5, 0.75 * UNIT])).tolist() == [2**32, -(2**31), 1]
         labeler = by_hand([[1.0, 0.0], [0.6, 0.8]], [0, 0], 2)
         total = labeler.total[0].double() * UNIT
         torch.testing.assert_close(total.float(), torch.tensor([1.6, 0.8]))
@@ -250,6 +250,16 @@ class TestProperties:
         one.set_epoch(1), other.set_epoch(1)  # forgets the shares that changed, of 4 and of 2 rows
         assert_same(state(one), state(other))
 
+    def test_rows_of_a_repeated_sample_are_equal_when_they_are_written(self, monkeypatch):
+        """On CPU an indexed write happens to keep the last row; elsewhere any could win."""
+        labeler, written = fitted(), []
+        monkeypatch.setattr(labeler.memory, 'write', lambda *args: written.append(args))
+        labeler.step(normalize(features(4, seed=5), dim=1), torch.tensor([7, 2, 7, 7]))
+        ((_, x),) = written
+        assert torch.equal(x[0], x[3])
+        assert torch.equal(x[2], x[3])
+        assert not torch.equal(x[1], x[3])
+
     def test_refit_fills_memory_and_labels_and_no_cluster_is_empty(self):
         labeler = fitted()
         torch.testing.assert_close(labeler.memory.x, normalize(features(), dim=1))
@@ -259,6 +269,17 @@ class TestProperties:
         similarity = labeler.memory.x @ labeler.centroids.T
         own = similarity.gather(1, labeler.labels.label[:, None].long())
         assert own.mean() > similarity.mean() + 0.2
+
+    @pytest.mark.parametrize('options', [{}, dict(seed=4), dict(num_iters=1)])
+    def test_refit_labels_by_k_means_of_the_normalized_features(self, options):
+        labeler = fitted(**options)
+        expected = kmeans(normalize(features(), dim=1), K, **options)
+        assert torch.equal(labeler.labels.label.long(), expected.label)
+
+    def test_progress_sees_each_iteration_of_k_means(self):
+        seen = []
+        fitted(num_iters=3).cluster(features(), lambda it: (seen.append(i) or i for i in it))
+        assert seen == [0, 1, 2]
 
     def test_refit_with_the_clusters_of_another_process_gives_the_same(self):
         one, other = fitted(), ODCLabeler(A, K, D, min_size=12)
@@ -304,9 +325,9 @@ class TestProperties:
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     def test_clustering_stays_in_float32_under_autocast(self, dtype):
         plain, mixed = fitted(), fitted()
-        expected, _ = iterate(plain, stream(30))
+        expected, _ = iterate(plain, stream(100))
         with torch.autocast('cpu', dtype):
-            targets, _ = iterate(mixed, stream(30))
+            targets, _ = iterate(mixed, stream(100))
             mixed.recompute()
         assert all(torch.equal(a, b) for a, b in zip(targets, expected, strict=True))
         assert_same(state(mixed), state(plain))
@@ -377,6 +398,11 @@ def run_sharded(rank, world_size, folder):
         store = f'file://{folder}/store'
         dist.init_process_group('gloo', store, rank=rank, world_size=world_size)
     labeler = fitted(shard_memory=True)
+    assert labeler.keeps_features == (world_size == 1)
+    whole = state(labeler)
+    labeler.num_fits.zero_()
+    labeler.refit(features()[labeler.memory.own], labeler.cluster(features()))
+    assert_same(state(labeler), whole)  # the own rows will do
     targets, num_small = iterate(labeler, stream(150, repeat=True))
     followed = state(labeler)
     labeler.end_epoch()
