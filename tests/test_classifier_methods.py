@@ -184,6 +184,37 @@ def test_any_data_set_will_do(method, tmp_path, image_folder):
         assert torch.equal(labeler.labels.label[:9], labeler.labels.label[9:])
 
 
+def test_odc_steps_with_unit_features_and_weighs_by_the_sizes_before(tmp_path):
+    cfg = tiny('odc', tmp_path)
+    cfg.train_cfg.max_epochs = 1
+    runner = build_runner(cfg)
+    seen = []
+
+    def spy(runner):
+        (labeler,) = runner.model.labelers
+        step, loss = labeler.step, runner.model.head.loss
+
+        def noted_step(x_ND, idx_N):
+            seen.append([x_ND.norm(dim=1), labeler.cluster_weight()])
+            return step(x_ND, idx_N)
+
+        def noted_loss(x_nD, label_n, weight_K):
+            seen[-1].append(weight_K)
+            return loss(x_nD, label_n, weight_K)
+
+        labeler.step, runner.model.head.loss = noted_step, noted_loss
+
+    runner.register_hook(Watch(before_train_epoch=spy))
+    runner.train()
+    assert len(seen) == 19
+    for norms, before, used in seen:
+        alive = norms > 0  # the neck ends with a ReLU, and is tiny
+        assert alive.any()
+        torch.testing.assert_close(norms[alive], torch.ones(int(alive.sum())))
+        assert torch.equal(before, used)
+    assert not torch.equal(seen[0][1], seen[-1][1])
+
+
 def test_with_pipeline_reaches_all_parts_and_leaves_the_data_set_alone(image_folder):
     folder = dict(type='CustomDataset', data_root=str(image_folder), with_label=False)
     both = ConcatDataset([folder, folder])
