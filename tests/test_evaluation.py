@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import normalize
 
 from mmcoke.datasets import InMemoryImages
@@ -48,6 +50,42 @@ def test_linear_probe_learns_what_is_linear():
     assert (linear_probe(x, y, x_test) == y_test).float().mean() > 0.97
 
 
+def test_linear_probe_is_the_minimum_of_the_penalized_cross_entropy():
+    """Against torch's L-BFGS in double precision, on samples that no line separates."""
+    (x, y), (x_test, y_test) = blobs(300, 0), blobs(1000, 1)
+    mean, std = x.double().mean(0), x.double().std(0, correction=0)
+    z, z_test = (x - mean) / std, (x_test - mean) / std
+    weight = torch.zeros(5, 3, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(3, dtype=torch.double, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=1000,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn='strong_wolfe',
+    )
+
+    def objective():
+        solver.zero_grad()
+        loss = torch.nn.functional.cross_entropy(z @ weight + bias, y, reduction='sum')
+        loss = loss + weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    predicted = linear_probe(x, y, x_test)
+    assert torch.equal(predicted, (z_test @ weight + bias).argmax(1))
+    assert 0.8 < (predicted == y_test).float().mean() < 0.99
+
+
+def test_linear_probe_equals_scikit_learn():
+    (x, y), (x_test, _) = blobs(300, 0), blobs(1000, 1)
+    scaler = StandardScaler().fit(x.numpy())
+    probe = LogisticRegression(C=0.01, max_iter=1000).fit(scaler.transform(x.numpy()), y.numpy())
+    expected = probe.predict(scaler.transform(x_test.numpy()))
+    assert linear_probe(x, y, x_test, c=0.01).tolist() == expected.tolist()
+
+
 def test_clustering_accuracy_is_the_best_matching():
     random = np.random.default_rng(0)
     target, label = random.integers(0, 4, 200), random.integers(0, 4, 200)
@@ -58,6 +96,31 @@ def test_clustering_accuracy_is_the_best_matching():
     assert scores['acc'] == pytest.approx(best)
     assert scores['nmi'] == pytest.approx(normalized_mutual_info_score(target, label))
     assert scores['ari'] == pytest.approx(adjusted_rand_score(target, label))
+
+
+def test_nmi_and_ari_equal_brute_force():
+    """From the definitions: mutual information by probabilities, Rand index over all pairs."""
+    random = np.random.default_rng(0)
+    target = random.integers(0, 5, 80)
+    label = np.where(random.random(80) < 0.6, target % 3, random.integers(0, 7, 80))
+    p = np.array([[np.mean((target == t) & (label == k)) for k in range(7)] for t in range(5)])
+    p_target, p_label = p.sum(1), p.sum(0)
+    mutual = sum(
+        p[t, k] * np.log(p[t, k] / p_target[t] / p_label[k]) for t, k in np.argwhere(p > 0)
+    )
+    entropies = [-sum(q * np.log(q) for q in margin if q) for margin in (p_target, p_label)]
+
+    pairs = list(itertools.combinations(range(80), 2))
+    same_target = np.array([target[i] == target[j] for i, j in pairs])
+    same_label = np.array([label[i] == label[j] for i, j in pairs])
+    chance = same_target.sum() * same_label.sum() / len(pairs)
+    most = (same_target.sum() + same_label.sum()) / 2
+    ari = ((same_target & same_label).sum() - chance) / (most - chance)
+
+    scores = clustering_scores(label, target)
+    assert scores['nmi'] == pytest.approx(mutual / np.mean(entropies), abs=1e-6)
+    assert scores['ari'] == pytest.approx(ari, abs=1e-6)
+    assert 0.1 < scores['ari'] < scores['nmi'] < 0.9
 
 
 def test_more_clusters_than_classes_match_one_each():

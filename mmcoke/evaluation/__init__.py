@@ -2,7 +2,13 @@
 
 from .clustering import clustering_scores
 from .features import extract_features
-from .knn import knn_classify
+from .knn import knn_classify, knn_classify_many
 from .linear_probe import linear_probe
 
-__all__ = ['clustering_scores', 'extract_features', 'knn_classify', 'linear_probe']
+__all__ = [
+    'clustering_scores',
+    'extract_features',
+    'knn_classify',
+    'knn_classify_many',
+    'linear_probe',
+]

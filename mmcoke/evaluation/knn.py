@@ -1,49 +1,160 @@
 """Classification by nearest neighbours."""
 
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+Rows = Tensor | np.ndarray
+"""Features (n, D): a tensor, or an array, which may be memory-mapped."""
 
-@torch.no_grad()
+
 def knn_classify(
-    x_train: Tensor,
+    x_train: Rows,
     y_train: Tensor,
-    x_test: Tensor,
+    x_test: Rows,
     *,
     k: int = 20,
     temperature: float = 0.07,
-    chunk_size: int = 1024,
+    chunk_size: int = 4096,
 ) -> Tensor:
     """Weighted vote of the k most similar training samples (Wu et al., CVPR 2018).
 
     Features are L2-normalized here; a neighbour with cosine similarity s votes with
-    exp(s / temperature).
+    exp(s / temperature). Arguments and errors as for :func:`knn_classify_many`.
+
+    Returns:
+        Predicted labels, int64 (B,).
+    """
+    options = dict(temperature=temperature, chunk_size=chunk_size)
+    return knn_classify_many(x_train, y_train, x_test, ks=(k,), **options)[k]
+
+
+@torch.no_grad()
+def knn_classify_many(
+    x_train: Rows,
+    y_train: Tensor,
+    x_test: Rows,
+    *,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    chunk_size: int = 4096,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[int, Tensor]:
+    """:func:`knn_classify` for several k, with one search of neighbours.
 
     Args:
         x_train: features (A, D).
         y_train: labels in 0 ... num_classes - 1, int64 (A,).
         x_test: features (B, D).
-        k: number of neighbours, at most A.
+        ks: numbers of neighbours, each at most A.
         temperature: of the votes.
-        chunk_size: test samples at a time; bounds the memory (chunk_size, A).
+        chunk_size, device, progress: see :func:`nearest_neighbours`.
 
     Returns:
-        Predicted labels, int64 (B,).
+        Predicted labels by k, int64 (B,), on the device.
 
     Raises:
-        ValueError: if k is not in 1 ... A.
+        ValueError: if a k is not in 1 ... A, the labels do not fit the features or are negative,
+            the temperature is not positive, or a feature is not finite.
     """
-    if not 1 <= k <= len(x_train):
-        raise ValueError(f'k must be in 1 ... {len(x_train)} (training samples), but is {k}.')
-    x_train, x_test = normalize(x_train.float(), dim=1), normalize(x_test.float(), dim=1)
+    check_votes(x_train, y_train, ks, temperature)
+    found = nearest_neighbours(
+        x_train, x_test, max(ks), chunk_size=chunk_size, device=device, progress=progress
+    )
+    y_train = y_train.to(found[1].device)
     num_classes = int(y_train.max()) + 1
-    predictions = []
-    for chunk in x_test.split(chunk_size):
-        similarity, neighbour = (chunk @ x_train.T).topk(k, dim=1)
+    predictions = {k: [] for k in ks}
+    chunks = (x.split(chunk_size) for x in found)
+    for similarity, neighbour in zip(*chunks, strict=True):
         # The largest similarity is taken off first: the vote is the same, and exp cannot overflow.
-        vote = torch.exp((similarity - similarity[:, :1]) / temperature)
-        votes = vote.new_zeros(len(chunk), num_classes)
-        votes.scatter_add_(1, y_train[neighbour], vote)
-        predictions.append(votes.argmax(1))
-    return torch.cat(predictions)
+        # In double precision, as good as no order of the sum matters.
+        vote = torch.exp((similarity - similarity[:, :1]).double() / temperature)
+        label = y_train[neighbour]
+        for k, predicted in predictions.items():
+            votes = vote.new_zeros(len(vote), num_classes)
+            votes.scatter_add_(1, label[:, :k], vote[:, :k])
+            predicted.append(votes.argmax(1))
+    return {k: torch.cat(predicted) for k, predicted in predictions.items()}
+
+
+def check_votes(x_train: Rows, y_train: Tensor, ks: Sequence[int], temperature: float) -> None:
+    """Refuse what cannot vote; see :func:`knn_classify_many`."""
+    for k in ks:
+        check_num_neighbours(k, len(x_train))
+    if len(y_train) != len(x_train):
+        raise ValueError(
+            f'{len(y_train)} labels for {len(x_train)} training samples: not one each.'
+        )
+    if y_train.min() < 0:
+        raise ValueError(
+            f'{int((y_train < 0).sum())} of {len(y_train)} training samples have a negative label, '
+            'which is no class. Leave them out.'
+        )
+    if not temperature > 0:
+        raise ValueError(f'temperature must be positive, but is {temperature}.')
+
+
+@torch.no_grad()
+def nearest_neighbours(
+    x_train: Rows,
+    x_test: Rows,
+    k: int,
+    *,
+    chunk_size: int = 4096,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Tensor, Tensor]:
+    """The k training samples with the largest cosine similarity, for each test sample.
+
+    On the device are the test features, the neighbours found so far and one chunk of the training
+    features; these are read once.
+
+    Args:
+        x_train: features (A, D).
+        x_test: features (B, D).
+        k: number of neighbours, at most A.
+        chunk_size: samples of either set at a time; bounds the memory of similarities
+            (chunk_size, chunk_size).
+        device: where to compute; by default where ``x_test`` is.
+        progress: wraps the iterable of training chunks, such as ``rich.progress.track``.
+
+    Returns:
+        Similarities, float32 (B, k), from the largest, and rows in ``x_train``, int64 (B, k). Which
+        of equally similar samples come first is not defined.
+
+    Raises:
+        ValueError: if k is not in 1 ... A, or a feature is not finite.
+    """
+    check_num_neighbours(k, len(x_train))
+    test_BD = unit_rows(x_test, device)
+    best_Bk = test_BD.new_full((len(test_BD), k), -torch.inf)
+    neighbour_Bk = torch.zeros_like(best_Bk, dtype=torch.int64)
+    for first in progress(range(0, len(x_train), chunk_size)):
+        train_nD = unit_rows(x_train[first : first + chunk_size], test_BD.device)
+        chunks = (x.split(chunk_size) for x in (test_BD, best_Bk, neighbour_Bk))
+        for test, best, neighbour in zip(*chunks, strict=True):
+            found, row = (test @ train_nD.T).topk(min(k, len(train_nD)), dim=1)
+            found, order = torch.cat([best, found], 1).topk(k, dim=1)
+            best.copy_(found)
+            neighbour.copy_(torch.cat([neighbour, row + first], 1).gather(1, order))
+    # topk takes NaN for the largest, so none is lost.
+    if best_Bk.isnan().any():
+        raise ValueError('Features are NaN or infinite, so there are no nearest neighbours.')
+    return best_Bk, neighbour_Bk
+
+
+def check_num_neighbours(k: int, num_train: int) -> None:
+    """ValueError if there are not so many training samples."""
+    if not 1 <= k <= num_train:
+        raise ValueError(f'k must be in 1 ... {num_train} (training samples), but is {k}.')
+
+
+def unit_rows(x: Rows, device: torch.device | str | None) -> Tensor:
+    """Features, L2-normalized, in float32 on a device."""
+    # A memory-mapped array is copied: torch warns about memory that it may not write.
+    x = x if isinstance(x, Tensor) else torch.tensor(x)
+    return normalize(x.to(device, torch.float32), dim=1)

@@ -25,5 +25,5 @@ def linear_probe(
         Predicted labels, int64 (B,).
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=max_iter))
-    probe.fit(x_train.numpy(), y_train.numpy())
-    return torch.from_numpy(probe.predict(x_test.numpy()))
+    probe.fit(x_train.cpu().numpy(), y_train.cpu().numpy())
+    return torch.from_numpy(probe.predict(x_test.cpu().numpy()))

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmcoke.evaluation import knn_classify
+from mmcoke.evaluation.knn import knn_classify_many, nearest_neighbours
+
+DEVICES = [
+    'cpu',
+    pytest.param(
+        'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+    ),
+]
+
+
+def blobs(num_samples, seed, num_classes=7, dim=12):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(num_classes, (num_samples,), generator=generator)
+    return torch.eye(dim)[y] + torch.randn(num_samples, dim, generator=generator), y
+
+
+def brute_force(x, y, x_test, k, temperature):
+    """Votes (B, C), in double precision, one test sample and one neighbour at a time."""
+    x, x_test = (normalize(features.double(), dim=1) for features in (x, x_test))
+    votes = torch.zeros(len(x_test), int(y.max()) + 1, dtype=torch.double)
+    for b, row in enumerate(x_test):
+        similarity = x @ row
+        for i in similarity.argsort(descending=True)[:k]:
+            votes[b, y[i]] += torch.exp(similarity[i] / temperature)
+    return votes
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('chunk_size', [7, 64, 1000])
+def test_several_k_at_once_equal_brute_force_in_any_chunks(chunk_size, device):
+    (x, y), (x_test, _) = blobs(203, 0), blobs(50, 1)
+    ks = (200, 1, 10, 20)
+    options = dict(temperature=0.07, chunk_size=chunk_size, device=device)
+    predicted = knn_classify_many(x, y, x_test, ks=ks, **options)
+    assert list(predicted) == list(ks)
+    for k in ks:
+        expected = brute_force(x, y, x_test, k, 0.07).argmax(1)
+        assert torch.equal(predicted[k].cpu(), expected), k
+        assert torch.equal(knn_classify(x, y, x_test, k=k, temperature=0.07), expected), k
+    assert not torch.equal(predicted[1], predicted[200])
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_neighbours_equal_brute_force(device):
+    (x, _), (x_test, _) = blobs(203, 0), blobs(50, 1)
+    similarity, neighbour = nearest_neighbours(x, x_test, 30, chunk_size=16, device=device)
+    exact = normalize(x_test.double(), dim=1) @ normalize(x.double(), dim=1).T
+    expected, order = exact.sort(dim=1, descending=True)
+    torch.testing.assert_close(similarity.cpu().double(), expected[:, :30], rtol=0, atol=1e-6)
+    assert torch.equal(neighbour.cpu(), order[:, :30])
+
+
+def test_a_neighbour_votes_by_its_similarity():
+    """By hand: exp(1 / T) for class 0 against two of exp(0.8 / T) for class 1."""
+    x, y = torch.tensor([[1.0, 0], [4, 3], [4, -3]]), torch.tensor([0, 1, 1])
+    test = torch.tensor([[2.0, 0]])
+    assert knn_classify(x, y, test, k=3, temperature=0.2 / np.log(2.01)).item() == 0
+    assert knn_classify(x, y, test, k=3, temperature=0.2 / np.log(1.99)).item() == 1
+
+
+def test_features_may_be_memory_mapped(tmp_path, recwarn):
+    (x, y), (x_test, _) = blobs(60, 0), blobs(20, 1)
+    mapped = []
+    for name, features in (('train', x), ('test', x_test)):
+        np.save(tmp_path / f'{name}.npy', features.numpy())
+        mapped.append(np.load(tmp_path / f'{name}.npy', mmap_mode='r'))
+    predicted = knn_classify(mapped[0], y, mapped[1], k=7, chunk_size=8)
+    assert torch.equal(predicted, knn_classify(x, y, x_test, k=7))
+    assert not recwarn.list
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that a tensor made inside has."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for x in output if isinstance(output, (tuple, list)) else [output]:
+            if isinstance(x, torch.Tensor):
+                self.numel = max(self.numel, x.numel())
+        return output
+
+
+def test_no_block_of_similarities_is_larger_than_a_chunk_of_either_set():
+    (x, y), (x_test, _) = blobs(1000, 0), blobs(1000, 1)
+    with LargestTensor() as largest:
+        knn_classify(x, y, x_test, k=5, chunk_size=20)
+    assert largest.numel == x.numel() == 12_000
+
+
+def test_progress_counts_the_chunks_of_the_training_set():
+    (x, y), seen = blobs(60, 0), []
+    knn_classify_many(x, y, x, ks=(5,), chunk_size=8, progress=lambda r: seen.append(len(r)) or r)
+    assert seen == [8]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(ks=(5, 61)), r'1 \.\.\. 60'),
+        (dict(ks=(0, 5)), r'1 \.\.\. 60'),
+        (dict(temperature=0.0), 'temperature'),
+        (dict(y_train=torch.zeros(59, dtype=torch.int64)), '59 labels for 60'),
+        (dict(y_train=torch.tensor([-1, *range(59)])), '1 of 60 .* negative'),
+        (dict(x_train=torch.full((60, 12), torch.nan)), 'NaN'),
+        (dict(x_test=torch.full((60, 12), torch.inf)), 'NaN or inf'),
+    ],
+)
+def test_what_has_no_nearest_neighbours_is_refused(change, message):
+    x, y = blobs(60, 0)
+    arguments = dict(x_train=x, y_train=y, x_test=x, ks=(5,)) | change
+    with pytest.raises(ValueError, match=message):
+        knn_classify_many(**arguments)
+
+
+def test_one_bad_row_of_the_training_set_does_not_hide():
+    x, y = blobs(60, 0)
+    bad = x.clone()
+    bad[33] = torch.nan
+    with pytest.raises(ValueError, match='NaN'):
+        knn_classify(bad, y, x, k=1, chunk_size=8)
