@@ -2,6 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -100,6 +103,35 @@ def prepare_cpu_processes(cfg: Config, launcher: str) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
+
+
+@contextmanager
+def joined_processes(launcher: str) -> Iterator[torch.device]:
+    """Work with the other processes, if there are any; for entry points that do not train.
+
+    The group uses gloo on GPUs, too: an evaluation exchanges little, and gloo lets a process wait
+    for long.
+
+    Args:
+        launcher: 'none' or 'pytorch' (torchrun).
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        ValueError: if there are more processes than GPUs on this machine.
+    """
+    if launcher == 'pytorch':
+        dist.init_process_group('gloo', timeout=timedelta(hours=12))
+    device = torch.device('cpu')
+    if torch.cuda.is_available():
+        check_num_gpus()
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        torch.cuda.set_device(device)
+    yield device
+    if launcher == 'pytorch':
+        dist.barrier()  # as at the end of train
+        dist.destroy_process_group()
 
 
 def default_work_dir(config: str) -> str:

@@ -174,34 +174,6 @@ def pool_stage(x: Tensor, stage: int) -> Tensor:
     return adaptive_avg_pool2d(x, POOLED_SIZE[stage])
 
 
-def feature_pipeline(network: FrozenNetwork, resize: Iterable[dict] | None = None) -> list[dict]:
-    """A pipeline without augmentation, with the channels in the order that a network expects.
-
-    Args:
-        network: see :func:`load_frozen`.
-        resize: transforms of a PIL image that bring all images to one size; None for
-            :func:`center_crop`.
-
-    Returns:
-        Configs of transforms, from a file to packed inputs.
-    """
-    return [
-        dict(type='LoadImageFromFile'),
-        dict(type='NumpyToPIL', to_rgb=True),
-        *(center_crop() if resize is None else resize),
-        dict(type='PILToNumpy', to_bgr=network.takes_bgr),
-        dict(type='PackInputs'),
-    ]
-
-
-def center_crop(size: int = 224) -> list[dict]:
-    """The usual resize of an evaluation: 256 for a crop of 224, and in proportion."""
-    return [
-        dict(type='torchvision/Resize', size=round(size * 256 / 224)),
-        dict(type='torchvision/CenterCrop', size=size),
-    ]
-
-
 # ---- config
 
 
