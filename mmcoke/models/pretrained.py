@@ -1,0 +1,120 @@
+"""The weights of a backbone in a checkpoint of any layout."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .checkpoints import some
+
+
+def load_backbone(
+    backbone: nn.Module,
+    weights: dict[str, Tensor],
+    checkpoint: str | Path,
+    *,
+    min_matched: float = 0.9,
+) -> tuple[str, str]:
+    """Load a backbone's share of the weights of a checkpoint; logs how many keys matched.
+
+    Args:
+        backbone: changed in place.
+        weights: of the checkpoint, see :func:`weights_of`.
+        checkpoint: its name, for messages.
+        min_matched: smallest share of the backbone's keys that the checkpoint must have.
+
+    Returns:
+        What stands before the names in the checkpoint, and how many keys matched, in words.
+
+    Raises:
+        ValueError: if fewer keys match, or a weight is of another shape.
+    """
+    wanted = backbone.state_dict()
+    prefix = find_prefix(weights, wanted)
+    missing, other_shape = load_weights(backbone, below(weights, prefix, wanted))
+    matched = len(wanted) - len(missing) - len(other_shape)
+    said = f'{matched} of {len(wanted)} backbone keys matched'
+    problem = '; '.join(
+        f'{what}: {some(names)}'
+        for what, names in (('missing', missing), ('of another shape', other_shape))
+        if names
+    )
+    if matched < min_matched * len(wanted) or other_shape:
+        raise ValueError(
+            f'Only {said} in {checkpoint} ({problem}). It would be measured with random weights. '
+            'Give the backbone that this checkpoint was trained with; that of the config is a '
+            f'{describe(backbone)}, and the checkpoint has {some(weights)}.'
+        )
+    print_log(
+        f'{said} ({checkpoint}, names begin with {prefix!r}){"; " + problem if problem else ""}.',
+        logger='current',
+        level=logging.WARNING if problem else logging.INFO,
+    )
+    return prefix, said
+
+
+def describe(backbone: nn.Module) -> str:
+    """Type of a backbone and, where it has one, its depth."""
+    kind, depth = type(backbone).__name__, getattr(backbone, 'depth', None)
+    return f'{kind} {depth}' if depth else kind
+
+
+def weights_of(checkpoint: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by name.
+
+    Raises:
+        ValueError: if it holds none where they are looked for.
+    """
+    state = checkpoint
+    for key in ('state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    items = state.items() if isinstance(state, dict) else ()
+    weights = {str(name): x for name, x in items if isinstance(x, Tensor)}
+    if not weights:
+        found = some(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path} holds no weights, alone or below 'state_dict' or 'model'; there is {found}."
+        )
+    return weights
+
+
+def find_prefix(weights: Iterable[str], wanted: Iterable[str]) -> str:
+    """What stands before the names of a backbone in a checkpoint.
+
+    That with most of the names wins; of equals (a network and its momentum copy) ``backbone.``,
+    then the first.
+    """
+    wanted, count = set(wanted), Counter()
+    for name in weights:
+        parts = name.split('.')
+        for first in range(len(parts)):
+            if '.'.join(parts[first:]) in wanted:
+                count[''.join(f'{part}.' for part in parts[:first])] += 1
+    return max(count, key=lambda prefix: (count[prefix], prefix == 'backbone.'), default='')
+
+
+def below(weights: dict[str, Tensor], prefix: str, wanted: Iterable[str]) -> dict[str, Tensor]:
+    """The wanted weights, without the prefix."""
+    return {name: weights[prefix + name] for name in wanted if prefix + name in weights}
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load weights into a module.
+
+    Returns:
+        Names that are missing, and names whose shapes differ.
+    """
+    try:
+        return module.load_state_dict(weights, strict=False).missing_keys, []
+    except RuntimeError:
+        # Asked afterwards: some modules adapt a shape while they load, as ViT its positions.
+        shapes = {name: x.shape for name, x in module.state_dict().items()}
+        other_shape = [name for name, x in weights.items() if x.shape != shapes[name]]
+        if not other_shape:
+            raise
+        return [name for name in shapes if name not in weights], other_shape
