@@ -604,3 +604,22 @@ class TestAgainstMMSelfSup:
             theirs.deal_with_small_clusters()
         with pytest.raises(ValueError, match='min_size=3 need more than the 4 samples'):
             ODCLabeler(4, 2, 2, min_size=3)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing():
+    labeler = fitted()
+    before = {name: value.clone() for name, value in labeler.state_dict().items()}
+    x, idx = normalize(features(4), dim=1), torch.arange(4)
+    bad = x.clone()
+    bad[2, 3] = math.nan
+    for arguments, message in (
+        ((bad, idx), 'NaN or infinite'),
+        ((x, idx - 1), 'sample_idx runs from -1'),
+        ((x, idx + A - 3), f'has {A} samples'),
+        ((x[:, 1:], idx), r'features \(N, 16\)'),
+        ((x, idx[:3]), r'indices \(N,\)'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            labeler.step(*arguments)
+    for name, value in labeler.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -9,6 +9,7 @@ from .pseudo_labels import (
     UNASSIGNED,
     AveragedPseudoLabels,
     PseudoLabels,
+    check_batch,
     check_num_clusters,
 )
 
@@ -94,7 +95,7 @@ class CoKeLabeler(nn.Module):
                 accelerator :meth:`end_epoch` does so, not to stall every iteration) a feature is
                 not finite.
         """
-        self._check(x_ND, idx_N)
+        check_batch(x_ND, idx_N, self.kmeans.dim, self.newest.num_samples)
         step = self.kmeans.average_step
         previous_N = self.newest.read(idx_N)
         target = self.labels.read(idx_N) if step > 1 else previous_N
@@ -129,26 +130,3 @@ class CoKeLabeler(nn.Module):
     def changed(self) -> Tensor:
         """Share of samples whose label changed in this epoch so far, a scalar tensor."""
         return self._changed[0] / self._changed[1].clamp(min=1)
-
-    def _check(self, x_ND: Tensor, idx_N: Tensor) -> None:
-        if x_ND.ndim != 2 or x_ND.shape[1] != self.kmeans.dim or idx_N.shape != x_ND.shape[:1]:
-            raise ValueError(
-                f'step() takes features (N, {self.kmeans.dim}) and indices (N,), '
-                f'but got {tuple(x_ND.shape)} and {tuple(idx_N.shape)}.'
-            )
-        if not len(x_ND):
-            raise ValueError('step() got an empty batch.')
-        if x_ND.device.type != 'cpu':
-            return
-        if idx_N.min() < 0 or idx_N.max() >= self.newest.num_samples:
-            raise ValueError(
-                f'sample_idx runs from {idx_N.min()} to {idx_N.max()}, but the label table has '
-                f'{self.newest.num_samples} samples. Is it the data set that training started with?'
-            )
-        if not x_ND.isfinite().all():
-            bad = idx_N[~x_ND.isfinite().all(1)]
-            raise ValueError(
-                f'The features of {len(bad)} of {len(x_ND)} samples are NaN or infinite '
-                f'(sample_idx {bad[:5].tolist()}{", ..." if len(bad) > 5 else ""}). Nothing was '
-                'clustered. Lower the learning rate, or check these images.'
-            )

@@ -157,8 +157,6 @@ def lloyd(
     index = faiss.IndexFlatIP(dim) if spherical else faiss.IndexFlatL2(dim)
     if backend == 'gpu' or (backend == 'auto' and num_gpus()):
         index = faiss.index_cpu_to_all_gpus(index)
-    if spherical:
-        centers_KD = normalize(centers_KD, dim=1)
     clustering = faiss.Clustering(dim, num_clusters)
     clustering.spherical, clustering.niter = spherical, 1
     # All samples count, however many; too few are no reason to warn: callers have checked both.
@@ -198,13 +196,20 @@ def split_in_two(x_nD: Tensor, num_iters: int = 20) -> Tensor:
     Both parts have members, also of samples that are all the same. The start is the sample
     farthest from the mean, and the one farthest from that.
     """
-    x_nD = x_nD.to('cpu', torch.float32).contiguous()
+    x_nD = x_nD.float()
     first = (x_nD - x_nD.mean(0)).square().sum(1).argmax()
     second = (x_nD - x_nD[first]).square().sum(1).argmax()
-    label_n, _ = lloyd(x_nD, x_nD[torch.stack([first, second])], num_iters=num_iters)
-    moved_n = label_n == 1
+    one_D, other_D, total_D = x_nD[first], x_nD[second], x_nD.sum(0)
+    moved_n = before_n = torch.zeros(len(x_nD), dtype=torch.bool, device=x_nD.device)
+    for _ in range(num_iters + 1):
+        moved_n = x_nD @ (other_D - one_D) > (other_D @ other_D - one_D @ one_D) / 2
+        if torch.equal(moved_n, before_n):
+            break
+        before_n, size = moved_n, moved_n.sum().clamp(1, len(x_nD) - 1)
+        part_D = moved_n.float() @ x_nD
+        one_D, other_D = (total_D - part_D) / (len(x_nD) - size), part_D / size
     if moved_n.all() or not moved_n.any():
-        moved_n = torch.arange(len(x_nD)) >= (len(x_nD) + 1) // 2
+        return torch.arange(len(x_nD), device=x_nD.device) >= (len(x_nD) + 1) // 2
     return moved_n
 
 

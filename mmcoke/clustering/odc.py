@@ -11,7 +11,7 @@ from .deepcluster import check_fitted, cluster_weight
 from .feature_memory import FeatureMemory
 from .kmeans import KMeansResult, kmeans, split_in_two
 from .precision import float32_no_grad
-from .pseudo_labels import PseudoLabels, check_num_clusters, last_of_equals
+from .pseudo_labels import PseudoLabels, check_batch, check_num_clusters, last_of_equals
 
 # Sums of features are kept as integers, in units of 2^-32: what is added can be taken off again
 # to the bit, in any order, on any device; 2^31 unit vectors in one cluster fit.
@@ -115,9 +115,11 @@ class ODCLabeler(nn.Module):
             int64 (N,), the labels before the step.
 
         Raises:
-            ValueError: if :meth:`refit` was not called.
+            ValueError: if :meth:`refit` was not called, shapes do not agree, or (on CPU) an index
+                is not in the data set or a feature is not finite.
         """
         check_fitted(self.num_fits)
+        check_batch(x_ND, idx_N, self.memory.dim, self.memory.num_samples)
         label_N, old_ND = self.labels.read(idx_N), self.memory.read(idx_N)
         new_ND = normalize(torch.lerp(old_ND, x_ND, self.momentum), dim=1)
         new_label_N = (new_ND @ self.centroids.T).argmax(1)
@@ -179,7 +181,7 @@ class ODCLabeler(nn.Module):
         largest = self.size.argmax().item()
         idx_n = members[largest]
         x_nD = self.memory.read(idx_n)
-        moved_n = split_in_two(x_nD).to(idx_n.device)
+        moved_n = split_in_two(x_nD)
         members[largest], members[cluster] = idx_n[~moved_n], idx_n[moved_n]
         label_n = torch.full((int(moved_n.sum()),), cluster, device=idx_n.device)
         self._relabel(members[cluster], x_nD[moved_n], label_n)

@@ -27,6 +27,31 @@ def check_num_clusters(num_clusters: int, num_samples: int) -> None:
         )
 
 
+def check_batch(x_ND: Tensor, idx_N: Tensor, dim: int, num_samples: int) -> None:
+    """ValueError if a batch does not fit; values are looked at on CPU alone, not to stall a GPU."""
+    if x_ND.ndim != 2 or x_ND.shape[1] != dim or idx_N.shape != x_ND.shape[:1]:
+        raise ValueError(
+            f'step() takes features (N, {dim}) and indices (N,), '
+            f'but got {tuple(x_ND.shape)} and {tuple(idx_N.shape)}.'
+        )
+    if not len(x_ND):
+        raise ValueError('step() got an empty batch.')
+    if x_ND.device.type != 'cpu':
+        return
+    if idx_N.min() < 0 or idx_N.max() >= num_samples:
+        raise ValueError(
+            f'sample_idx runs from {idx_N.min()} to {idx_N.max()}, but the label table has '
+            f'{num_samples} samples. Is it the data set that training started with?'
+        )
+    if not x_ND.isfinite().all():
+        bad = idx_N[~x_ND.isfinite().all(1)]
+        raise ValueError(
+            f'The features of {len(bad)} of {len(x_ND)} samples are NaN or infinite '
+            f'(sample_idx {bad[:5].tolist()}{", ..." if len(bad) > 5 else ""}). Nothing was '
+            'clustered. Lower the learning rate, or check these images.'
+        )
+
+
 def last_of_equals(idx_N: Tensor) -> Tensor:
     """For every row, the position of the last row with the same value.
 
