@@ -120,7 +120,7 @@ def read_config(config: str | Path | Config) -> Config:
 
 def scope_of(cfg: Config) -> AbstractContextManager:
     """Where names of a config are looked up: mmcoke's registries have all of mmpretrain's."""
-    scope = cfg.get('default_scope', 'mmcoke')
+    scope = cfg.get('default_scope') or 'mmcoke'
     return DefaultScope.overwrite_default_scope('mmcoke' if scope == 'mmpretrain' else scope)
 
 

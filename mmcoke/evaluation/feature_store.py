@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset, Subset
 
 from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
 
-from .backbones import NUM_STAGES, FrozenNetwork, has_stages, pool_stage, stage_outputs
+from .backbones import FrozenNetwork
 from .features import run, view_of
 
 Feature = Callable[[list[Tensor], FrozenNetwork], Tensor]
@@ -112,7 +113,7 @@ def extract_to_disk(
         barrier()  # all know what is missing before the first one adds to it
         part = np.array_split(missing, world_size)[rank]
         options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
-        with RowWriter(folder, part, isinstance(dataset, BaseDataset)) as writer:
+        with RowWriter(folder, part, isinstance(dataset, BaseDataset)) as writer, full_precision():
             forward = writer_of(features, writer)
             run(network, forward, Subset(dataset, part.tolist()), **options)
         barrier()
@@ -172,26 +173,41 @@ def describe(network: FrozenNetwork, dataset: Dataset, features: Mapping[str, Fe
     """What the features are made of; the content of ``meta.json``."""
     if not len(dataset):
         raise ValueError('The data set is empty.')
-    probes = [dataset[i] for i in (0, 0, len(dataset) // 2, len(dataset) - 1)]
-    batch = default_collate(probes[:1])
-    image = view_of(network, batch)
-    first, again, *others = (digest([torch.as_tensor(probe['inputs'])]) for probe in probes)
+    probes = [default_collate([dataset[i]]) for i in (0, 0, len(dataset) // 2, len(dataset) - 1)]
+    first, again, *others = map(pixels, probes)
     if first != again:
         raise ValueError(
             'The pipeline makes another image of the same file each time. Features are taken '
             'without augmentation: give a pipeline that is not random.'
         )
-    rows = {name: feature(maps_of(network, image), network) for name, feature in features.items()}
-    tensors = [*network.parameters(), *network.buffers()]
+    image = view_of(network, probes[0])
     return dict(
-        network=digest(tensors),
-        images=digest_text(first, *others),
+        network=digest([*network.parameters(), *network.buffers()]),
+        images=[first, *others],
         num_samples=len(dataset),
-        features={name: row.shape[1] for name, row in rows.items()},
-        labels=LABEL in batch['data_samples'][0],
+        features={name: width(name, feature, network, image) for name, feature in features.items()},
+        labels=LABEL in probes[0]['data_samples'][0],
         origin=network.origin,
         complete=False,
     )
+
+
+def width(name: str, feature: Feature, network: FrozenNetwork, image: Tensor) -> int:
+    """D of a feature.
+
+    Raises:
+        ValueError: if it is no row of numbers, or another one each time.
+    """
+    row, again = (feature(maps_of(network, image), network) for _ in range(2))
+    kind = type(network.backbone).__name__
+    if row.ndim != 2 or not row.is_floating_point():
+        raise ValueError(f'{name} of {kind} has shape {tuple(row.shape)}: no row per image.')
+    if (row - again).abs().max() > 0.01 * row.abs().max():  # not equal: kernels may round
+        raise ValueError(
+            f'{name} of {kind} is another one each time: the backbone masks images at random. '
+            'Give the config of a network that classifies, with the same checkpoint.'
+        )
+    return row.shape[1]
 
 
 def create_files(folder: Path, meta: dict) -> None:
@@ -233,6 +249,12 @@ def write_meta(folder: Path, meta: dict) -> None:
     WholeFilesBackend().put_text(json.dumps(meta, indent=2) + '\n', folder / META)
 
 
+def pixels(batch: dict) -> str:
+    """Hash of the images of a collated batch."""
+    inputs = batch['inputs']
+    return digest([inputs] if isinstance(inputs, Tensor) else inputs)
+
+
 def digest(tensors: Iterable[Tensor]) -> str:
     """Hash of the values and shapes of some tensors."""
     result = hashlib.sha256()
@@ -242,11 +264,18 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return result.hexdigest()
 
 
-def digest_text(*texts: str) -> str:
-    return hashlib.sha256(' '.join(texts).encode()).hexdigest()
-
-
 # ---- writing
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolutions without TF32, torch's default, whose errors of 1e-3 depend on the batch size."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def maps_of(network: FrozenNetwork, images: Tensor) -> list[Tensor]:

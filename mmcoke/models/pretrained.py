@@ -33,9 +33,12 @@ def load_backbone(
     Raises:
         ValueError: if fewer keys match, or a weight is of another shape.
     """
-    wanted = backbone.state_dict()
-    prefix = find_prefix(weights, wanted)
-    missing, other_shape = load_weights(backbone, below(weights, prefix, wanted))
+    names = list(backbone.state_dict())
+    prefix = find_prefix(weights, names)
+    missing, other_shape = load_weights(backbone, below(weights, prefix, names))
+    # torch makes up for missing counters, which say nothing about a match.
+    wanted = [name for name in names if not name.endswith('num_batches_tracked')]
+    missing = [name for name in missing if name in wanted]
     matched = len(wanted) - len(missing) - len(other_shape)
     said = f'{matched} of {len(wanted)} backbone keys matched'
     problem = '; '.join(
