@@ -1,11 +1,12 @@
-"""A hook that notes the clustering state of every rank (for tests/test_distributed.py)."""
+"""Hooks that look at every rank (for tests of several processes)."""
 
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_gather, get_rank
 from mmengine.hooks import Hook
 
+from mmcoke.engine import KNNHook
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
@@ -25,3 +26,22 @@ class SpyHook(Hook):
     def save(self, runner, when):
         state = unwrap(runner.model).labelers.state_dict()
         torch.save(state, Path(runner.work_dir) / f'rank{get_rank()}_{when}.pth')
+
+
+@HOOKS.register_module()
+class SpiedKNNHook(KNNHook):
+    """Fails where a measurement changes the network, its mode or the random state of a rank."""
+
+    def after_train_epoch(self, runner):
+        before = self.state(runner)
+        super().after_train_epoch(runner)
+        pairs = zip(before, self.state(runner), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+        buffers = unwrap(runner.model).backbone.named_buffers()
+        average = next(buffer for name, buffer in buffers if name.endswith('running_mean'))
+        assert not torch.equal(*all_gather(average))  # else nothing was at stake
+
+    def state(self, runner):
+        network = {**runner.model.state_dict(), 'random': torch.get_rng_state()}
+        modes = [module.training for module in runner.model.modules()]
+        return [*(x.clone() for x in network.values()), torch.tensor(modes)]

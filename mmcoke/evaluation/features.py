@@ -67,7 +67,17 @@ def pooled_and_projected(model: nn.Module, batch: dict) -> tuple[Tensor, Tensor]
     """Both features of one collated batch."""
     maps = model.backbone(view_of(model, batch))
     projected = normalize(model.neck(maps)[-1].float(), dim=1)
-    return maps[-1].float().mean((2, 3)).cpu(), projected.cpu()
+    return averaged(maps[-1]).cpu(), projected.cpu()
+
+
+def pooled(model: nn.Module, batch: dict) -> Tensor:
+    """The backbone's last feature map, averaged over space, of one collated batch (n, C)."""
+    return averaged(model.backbone(view_of(model, batch))[-1]).cpu()
+
+
+def averaged(x: Tensor) -> Tensor:
+    """A feature map (n, C, h, w) averaged over space, in float32; one without space as it is."""
+    return x.float().mean((2, 3)) if x.ndim == 4 else x.float()
 
 
 def projected(model: nn.Module, batch: dict) -> Tensor:
@@ -96,14 +106,18 @@ def own_features(
     model: nn.Module,
     dataset: Dataset,
     *,
+    forward: Callable[[nn.Module, dict], Tensor] = projected,
     batch_size: int = 256,
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """This process's block of the projections of all images, not normalized, on CPU.
+    """This process's block of the features of all images, not normalized, on CPU.
 
     Each process has ``ceil(A / processes)`` consecutive images; together they have all, once.
     Arguments as for :func:`extract_features`.
+
+    Args:
+        forward: from the model and a collated batch to features (n, D).
 
     Returns:
         float32 (A / processes, D).
@@ -114,7 +128,7 @@ def own_features(
     # A process without images still takes one, for the width of the features.
     part = Subset(dataset, own or range(1))
     options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
-    features = run(model, projected, part, **options)
+    features = run(model, forward, part, **options)
     return torch.cat(features)[: len(own)]
 
 
