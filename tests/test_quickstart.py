@@ -74,6 +74,31 @@ def test_digits_reach_the_promised_scores_in_the_median_of_three_seeds(tmp_path)
     assert median['linear'] >= 0.96
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['deepcluster', 'odc'])
+def test_the_baselines_learn(method, tmp_path):
+    """They beat the untrained network clearly; margins are below those of docs/methods."""
+    config = f'configs/selfsup/{method}/{method}_tiny_1xb64_digits.py'
+    _, metrics = quickstart(tmp_path, '--config', config)
+    trained, untrained = metrics[method], metrics['random_init']
+    print(trained, untrained, metrics['train_seconds'])
+    margins = dict(knn=0.025, linear=0.006, cluster_acc=0.25)
+    for name, margin in margins.items():
+        assert trained[name] >= untrained[name] + margin, (name, trained, untrained)
+
+
+def test_all_methods_share_one_table_and_one_page(tmp_path):
+    out, metrics = quickstart(tmp_path, '--all', '--cfg-options', 'train_cfg.max_epochs=3')
+    methods = {'coke', 'deepcluster', 'odc'}
+    assert set(metrics) == methods | {'pixels', 'random_init', 'train_seconds'}
+    assert all(set(metrics[name]) == SCORES for name in metrics if name != 'train_seconds')
+    assert all(name in out for name in ('CoKe', 'DeepCluster', 'ODC', 'untrained', 'pixels'))
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<svg') == 6 and page.count('data:image/png;base64,') == 3
+    for name in methods:
+        assert (tmp_path / name / 'epoch_3.pth').is_file()
+
+
 def check_sizes(curves):
     """The lower bound holds in the last epochs, up to the tolerance of docs/methods/coke.md."""
     for num_clusters in (20, 24, 32):
