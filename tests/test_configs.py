@@ -1,4 +1,4 @@
-"""Every config builds; the recipes are the published ones."""
+"""Every config of pre-training builds; the recipes are the published ones."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mmcoke.registry import HOOKS, MODELS, OPTIMIZERS, TRANSFORMS
 CONFIGS = Path(__file__).parent.parent / 'configs'
 RECIPES = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for path in CONFIGS.rglob('*.py')
+    for path in (CONFIGS / 'selfsup').rglob('*.py')
     if '_base_' not in path.parts
 )
 

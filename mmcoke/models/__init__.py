@@ -6,4 +6,5 @@ from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403
 from .heads import *  # noqa: F403
+from .initializers import *  # noqa: F403
 from .necks import *  # noqa: F403

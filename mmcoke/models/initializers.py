@@ -1,0 +1,94 @@
+"""Weights of a checkpoint that are loaded completely, or not at all."""
+
+from collections.abc import Iterable, Sequence
+
+from mmengine.model import PretrainedInit, update_init_info
+from mmengine.runner import CheckpointLoader
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from torch import Tensor, nn
+
+from mmcoke.engine.checkpoint import read_checkpoint
+from mmcoke.registry import WEIGHT_INITIALIZERS
+
+from .checkpoints import require
+from .pretrained import find_prefix, weights_of
+
+__all__ = ['StrictPretrained']
+
+COUNTER = 'num_batches_tracked'
+"""Of batch norm: old checkpoints lack it, and networks that are used here do not read it."""
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class StrictPretrained(PretrainedInit):
+    """A backbone, or a part of one, from a checkpoint that has all of it.
+
+    mmengine's ``Pretrained`` only logs what is missing or of another shape, and trains on with
+    random weights in its place. For ``init_cfg`` in configs of mmdetection and mmsegmentation, as
+    ``mmcoke.StrictPretrained``. The module may have fewer stages than the network in the
+    checkpoint: a C4 detector has ``layer4`` in its RoI head, and the others in its backbone. A
+    stage that it has must be the same.
+
+    Args:
+        checkpoint: file of mmcoke, mmpretrain, mmselfsup, torchvision or other code with its
+            names, or an address such as ``torchvision://resnet50``. None: to be given later, by
+            ``--cfg-options model.backbone.init_cfg.checkpoint=...``.
+        new: beginnings of names that the module adds to the network; they stay as they are.
+
+    Raises:
+        OSError: if the file cannot be opened.
+        ValueError: if there is no checkpoint, or one that does not fit, with what is wrong; or for
+            a backbone of mmpretrain, which changes weights after any initializer of another name
+            than ``Pretrained``.
+    """
+
+    def __init__(self, checkpoint: str | None, *, new: Sequence[str] = ()) -> None:
+        super().__init__(checkpoint)
+        self.new = tuple(new)
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the weights into a module."""
+        kind = type(module).__name__
+        if isinstance(module, BaseBackbone):
+            raise ValueError(
+                f'{kind} of mmpretrain would change weights afterwards. Use the model '
+                'mmcoke.PretrainedClassifier with init_cfg=dict(type="Pretrained", ...), which '
+                'is strict too.'
+            )
+        if not self.checkpoint:
+            raise ValueError(
+                f'There is no checkpoint for {kind}: set checkpoint in its init_cfg, such as '
+                '--cfg-options model.backbone.init_cfg.checkpoint=PATH. A C4 detector needs the '
+                'same path in model.roi_head.shared_head.init_cfg.checkpoint too.'
+            )
+        wanted = {n: x for n, x in module.state_dict().items() if not n.startswith(self.new)}
+        state = part_of(read_weights(self.checkpoint), wanted)
+        require(
+            {name: x for name, x in state.items() if not name.endswith(COUNTER)},
+            {name: x.shape for name, x in wanted.items() if not name.endswith(COUNTER)},
+            f'{self.checkpoint} does not fit {kind} (depth, number of input channels?): it',
+        )
+        module.load_state_dict(state, strict=False)  # all but counters and new ones, see above
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def read_weights(checkpoint: str) -> dict[str, Tensor]:
+    """The tensors of a file or an address, by name."""
+    remote = '://' in str(checkpoint)
+    read = CheckpointLoader.load_checkpoint if remote else read_checkpoint
+    return weights_of(read(checkpoint, map_location='cpu'), checkpoint)
+
+
+def part_of(weights: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """What a checkpoint has of the children of a module, with the module's names.
+
+    Args:
+        weights: of a checkpoint, whatever stands before the names.
+        wanted: names of the module's weights.
+    """
+    wanted = list(wanted)
+    children = {name.split('.')[0] for name in wanted}
+    prefix = find_prefix(weights, wanted)
+    below = {n.removeprefix(prefix): x for n, x in weights.items() if n.startswith(prefix)}
+    return {name: x for name, x in below.items() if name.split('.')[0] in children}
