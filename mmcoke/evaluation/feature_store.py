@@ -22,7 +22,7 @@ from mmcoke.engine.checkpoint import WholeFilesBackend
 from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
 
 from .backbones import FrozenNetwork
-from .features import run, view_of
+from .features import averaged, run, view_of
 
 Feature = Callable[[list[Tensor], FrozenNetwork], Tensor]
 """From the feature maps of a batch (those of all five stages, if the backbone is a ResNet, else its
@@ -51,7 +51,7 @@ def stage_feature(stage: int) -> Feature:
 
 def pooled(maps: list[Tensor], network: FrozenNetwork) -> Tensor:
     """The backbone's last feature map, averaged over space (n, C)."""
-    return maps[-1].mean((2, 3)) if maps[-1].ndim == 4 else maps[-1]
+    return averaged(maps[-1])
 
 
 def projected(maps: list[Tensor], network: FrozenNetwork) -> Tensor:
