@@ -43,7 +43,7 @@ def _child(name: str, *locations: str) -> Registry:
 ENGINE = ('mmpretrain.engine', 'mmcoke.engine')
 DATA = ('mmpretrain.datasets', 'mmcoke.datasets')
 MODEL = ('mmpretrain.models', 'mmcoke.models')
-EVALUATION = ('mmpretrain.evaluation',)
+EVALUATION = ('mmpretrain.evaluation', 'mmcoke.evaluation')
 VISUALIZATION = ('mmpretrain.visualization',)
 
 

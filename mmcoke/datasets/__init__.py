@@ -2,6 +2,7 @@
 
 from .folder import CustomDataset, LoadImageFromFile, UnreadableImageError
 from .in_memory import InMemoryImages
+from .lighting import Lighting
 from .samplers import ClusterUniformSampler, ReplacementSampler, TruncatedSampler
 from .wrappers import ConcatDataset
 
@@ -10,6 +11,7 @@ __all__ = [
     'ConcatDataset',
     'CustomDataset',
     'InMemoryImages',
+    'Lighting',
     'LoadImageFromFile',
     'ReplacementSampler',
     'TruncatedSampler',

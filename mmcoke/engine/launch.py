@@ -38,8 +38,9 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
         runner = build_runner(cfg, launcher)
         if compile_network:
             model = unwrap(runner.model)
-            model.backbone.compile()
-            model.neck.compile()
+            for part in (model.backbone, model.neck):
+                if part is not None:
+                    part.compile()
         model = unwrap(runner.train())
     except UnreadableImageError as error:
         raise SystemExit(f'{error}\n{advice}') from None

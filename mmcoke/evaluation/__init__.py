@@ -4,8 +4,10 @@ from .clustering import clustering_scores
 from .features import extract_features
 from .knn import knn_classify, knn_classify_many
 from .linear_probe import linear_probe
+from .multi_head_accuracy import MultiHeadAccuracy
 
 __all__ = [
+    'MultiHeadAccuracy',
     'clustering_scores',
     'extract_features',
     'knn_classify',

@@ -4,6 +4,7 @@ from mmcoke import registry  # noqa: F401 (checks the installed versions before 
 
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
+from .classifiers import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403
 from .heads import *  # noqa: F403
 from .initializers import *  # noqa: F403

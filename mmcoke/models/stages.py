@@ -1,9 +1,12 @@
 """The five feature maps of a ResNet, and their pooling in the benchmarks."""
 
 from contextlib import ExitStack
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
+
+from .algorithms.base import see_blank
 
 NUM_STAGES = 5
 """Of a ResNet: the stem and four stages of blocks."""
@@ -72,3 +75,9 @@ def pool_stage(x: Tensor, stage: int) -> Tensor:
     if x.shape[2:] == (side, side):
         return avg_pool2d(x, kernel, stride, padding)
     return adaptive_avg_pool2d(x, POOLED_SIZE[stage])
+
+
+def stage_widths(backbone: nn.Module) -> list[int]:
+    """Channels of the five feature maps; of ResNet-50: 64, 256, 512, 1024, 2048."""
+    maps = see_blank(backbone, partial(stage_outputs, backbone))
+    return [x.shape[1] for x in maps]

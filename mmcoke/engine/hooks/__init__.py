@@ -1,18 +1,22 @@
 from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
+from .label_check_hook import LabelCheckHook
 from .odc_hook import ODCHook
 from .probe_hooks import KNNHook, LinearProbeHook
 from .progress_hook import ProgressHook
 from .replica_check_hook import ReplicaCheckHook
+from .results_hook import ResultsHook
 from .sample_seed_hook import SampleSeedHook
 
 __all__ = [
     'CoKeHook',
     'DeepClusterHook',
     'KNNHook',
+    'LabelCheckHook',
     'LinearProbeHook',
     'ODCHook',
     'ProgressHook',
     'ReplicaCheckHook',
+    'ResultsHook',
     'SampleSeedHook',
 ]

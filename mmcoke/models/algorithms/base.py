@@ -1,7 +1,8 @@
 """What the algorithms share: networks that fit together, labelers, indices of the samples."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_rank
@@ -90,16 +91,22 @@ def fill_in(cfg: dict, **values) -> dict:
     return dict(cfg, **{name: values[name]() for name in missing})
 
 
-@torch.no_grad()
 def output_width(network: nn.Module, image_size: int = 64) -> int:
     """Channels of a network's last output, seen from one blank image."""
+    output = see_blank(network, network, image_size)
+    return (output[-1] if isinstance(output, (tuple, list)) else output).shape[1]
+
+
+@torch.no_grad()
+def see_blank(network: nn.Module, forward: Callable[[Tensor], Any], image_size: int = 64) -> Any:
+    """What ``forward`` makes of one blank image, with the network in evaluation mode."""
     channels = next(m.in_channels for m in network.modules() if hasattr(m, 'in_channels'))
     blank = next(network.parameters()).new_zeros(1, channels, image_size, image_size)
     training = network.training
     network.eval()  # mmengine's modules return nothing here
-    output = network(blank)
+    output = forward(blank)
     network.train(training)
-    return (output[-1] if isinstance(output, (tuple, list)) else output).shape[1]
+    return output
 
 
 @torch.no_grad()

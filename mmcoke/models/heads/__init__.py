@@ -1,4 +1,5 @@
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
+from .multi_linear_head import MultiLinearHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead']
+__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead']
