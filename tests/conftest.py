@@ -75,7 +75,7 @@ def image_folder(tmp_path):
     return tmp_path / 'images'
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def shared_data():
     """The folder of real test images, or a skip that says why."""
     folder = Path(os.environ.get('MMCOKE_TEST_DATA', ROOT.parent / 'shared/data'))

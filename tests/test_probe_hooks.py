@@ -36,6 +36,9 @@ def probe(kind, pipeline=PLAIN, **kwargs):
     return dict(type=kind, train=digits('train', pipeline), test=digits('test', pipeline), **kwargs)
 
 
+NAMED = digits('train', metainfo=dict(classes='a'))
+
+
 def scalars(cfg):
     """Curves of a run, without times."""
     curves = read_scalars(cfg.work_dir)
@@ -135,6 +138,10 @@ def test_samples_are_capped_and_always_the_same(tiny_config):
         (probe('KNNHook', max_samples=0), 'max_samples'),
         (probe('KNNHook', max_samples=15), r'k must be in 1 \.\.\. 15'),
         (probe('LinearProbeHook') | dict(train=digits('train', indices=1)), 'two classes'),
+        (
+            probe('KNNHook') | dict(train=NAMED, test=NAMED | dict(metainfo=dict(classes='b'))),
+            'not the same',
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_training(hook, message, tiny_config):

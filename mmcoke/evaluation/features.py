@@ -101,6 +101,21 @@ def view_of(model: nn.Module, batch: dict) -> Tensor:
     return views[0]
 
 
+def check_same_classes(*datasets: Dataset) -> None:
+    """ValueError if data sets name different classes, so that a label means different things."""
+    named = [getattr(dataset, 'metainfo', {}).get('classes') for dataset in datasets]
+    named = [tuple(classes) for classes in named if classes]
+    for classes in named[1:]:
+        if classes != named[0]:
+            differ = sorted({*classes} ^ {*named[0]})
+            raise ValueError(
+                f'The data sets have {len(named[0])} and {len(classes)} classes, '
+                f'{"in another order" if not differ else f"not the same: {differ[:5]} in one only"}'
+                '. Labels would mean different classes. Use the same folders in both, or class '
+                'names in one order (metainfo).'
+            )
+
+
 @torch.no_grad()
 def own_features(
     model: nn.Module,

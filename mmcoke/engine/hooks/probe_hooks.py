@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from mmcoke.datasets.seeded_pipeline import kept_random_state, seed_random
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.evaluation.features import gather_rows, own_features, pooled
+from mmcoke.evaluation.features import check_same_classes, gather_rows, own_features, pooled
 from mmcoke.evaluation.knn import check_num_neighbours, knn_classify_many
 from mmcoke.evaluation.linear_probe import linear_probe
 from mmcoke.registry import DATASETS, HOOKS
@@ -76,7 +76,9 @@ class ProbeHook(Hook):
                 f'not {type(runner.train_loop).__name__}.'
             )
         with kept_random_state():
-            self._sets = [load_labelled(cfg, self.max_samples) for cfg in (self.train, self.test)]
+            datasets = [DATASETS.build(cfg) for cfg in (self.train, self.test)]
+            check_same_classes(*datasets)
+            self._sets = [labelled_part(dataset, self.max_samples) for dataset in datasets]
         self.check(*(labels for _, labels in self._sets))
 
     def check(self, y_train: Tensor, y_test: Tensor) -> None:
@@ -181,13 +183,12 @@ class LinearProbeHook(ProbeHook):
         return linear_probe(x_train, y_train, x_test)
 
 
-def load_labelled(cfg: dict, max_samples: int) -> tuple[Dataset, Tensor]:
+def labelled_part(dataset: Dataset, max_samples: int) -> tuple[Dataset, Tensor]:
     """A data set, or a random part of it that is always the same, and its labels, int64 (A,).
 
     Raises:
         ValueError: if an image has not exactly one label.
     """
-    dataset = DATASETS.build(cfg)
     chosen = np.random.default_rng(0).permutation(len(dataset))[:max_samples]
     chosen = np.sort(chosen).tolist()
     labels = [np.ravel(dataset.get_data_info(i).get('gt_label', [])) for i in chosen]

@@ -1,0 +1,160 @@
+"""Clusterings compared with classes: k-means of features, and those that a checkpoint holds."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import Dataset
+
+from mmcoke.clustering import UNASSIGNED, kmeans
+from mmcoke.engine.checkpoint import read_checkpoint
+from mmcoke.models.pretrained import weights_of
+from mmcoke.registry import DATASETS
+
+from .backbones import scope_of
+from .clustering import clustering_scores
+
+TABLE = re.compile(r'(?:module\.)?(labelers\.\d+)\.labels\.(?:newest\.)?label')
+"""Names of the tables of CoKe's, DeepCluster's and ODC's labelers in a checkpoint."""
+
+
+def kmeans_scores(
+    x: Tensor | np.ndarray,
+    classes: Tensor,
+    *,
+    num_restarts: int = 5,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, float]:
+    """Cluster L2-normalized features into as many clusters as there are classes, and compare.
+
+    Args:
+        x: features (A, D).
+        classes: of the same samples, integers (A,).
+        num_restarts: runs of k-means, with seeds 0, 1, ...; the one with the least objective
+            counts. Chosen without the classes.
+        progress: wraps the iterable of seeds, such as ``rich.progress.track``.
+
+    Returns:
+        ``num_clusters``, ``num_images``, and :func:`~mmcoke.evaluation.clustering_scores`.
+
+    Raises:
+        ValueError: if there are no restarts, or a feature is not finite.
+    """
+    if num_restarts < 1:
+        raise ValueError(f'num_restarts must be at least 1, but is {num_restarts}.')
+    x = normalize(torch.tensor(x) if isinstance(x, np.ndarray) else x.float(), dim=1)
+    num_clusters = len(classes.unique())
+    runs = (kmeans(x, num_clusters, seed=seed) for seed in progress(range(num_restarts)))
+    label, _ = min(runs, key=lambda result: result.objective)
+    sizes = dict(num_clusters=num_clusters, num_images=len(classes))
+    return sizes | clustering_scores(label, classes)
+
+
+def own_scores(
+    cfg: Config, checkpoint: str | Path, *, data_root: str | Path | None = None
+) -> dict[str, dict[str, float]]:
+    """Compare the pseudo-labels in a checkpoint with the classes of its training images.
+
+    Without labels of the training images a warning says so, and the pseudo-labels are left out.
+
+    Args:
+        cfg: that the checkpoint was trained with; its training set tells the images' order.
+        checkpoint: of mmcoke; others have no pseudo-labels.
+        data_root: where that training set is now, in ``train``.
+
+    Returns:
+        As :func:`table_scores`, by labeler (``labelers.0``, ...).
+    """
+    tables = label_tables(checkpoint)
+    if not tables:
+        return {}
+    try:
+        classes = classes_of(training_images(cfg, data_root))
+        return {name: table_scores(label, classes) for name, label in tables.items()}
+    except (OSError, ValueError) as error:
+        print_log(
+            f'The {len(tables)} clusterings in the checkpoint are left out. {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return {}
+
+
+def label_tables(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The newest pseudo-label of each training image (A,), by labeler; empty if there is none.
+
+    Raises as :func:`~mmcoke.engine.checkpoint.read_checkpoint`.
+    """
+    state = weights_of(read_checkpoint(checkpoint), checkpoint)
+    return {match[1]: x for name, x in state.items() if (match := TABLE.fullmatch(name))}
+
+
+def table_scores(label: Tensor, classes: np.ndarray) -> dict[str, float]:
+    """Scores of one label table; images that no clustering has seen are left out.
+
+    Args:
+        label: of all training images (A,).
+        classes: of the same images, in the same order (A,).
+
+    Returns:
+        ``num_clusters`` in use, ``num_images`` with a label, and
+        :func:`~mmcoke.evaluation.clustering_scores`.
+
+    Raises:
+        ValueError: if the numbers of images differ, or no image has a label.
+    """
+    label = label.numpy().astype(np.int64)
+    seen = label != UNASSIGNED
+    if len(label) != len(classes) or not seen.any():
+        raise ValueError(
+            f'They are of {len(label)} images, {seen.sum()} of them with a pseudo-label, but there '
+            f'are {len(classes)} training images. Name those it was trained on: --data-root, or '
+            '--cfg-options train_dataloader.dataset.data_root=...'
+        )
+    sizes = dict(num_clusters=len(np.unique(label[seen])), num_images=int(seen.sum()))
+    return sizes | clustering_scores(label[seen], classes[seen])
+
+
+def training_images(cfg: Config, data_root: str | Path | None = None) -> Dataset:
+    """The training set of a config, in the order of its ``sample_idx``; see :func:`own_scores`."""
+    if not cfg.get('train_dataloader'):
+        raise ValueError(f'{cfg.filename} has no train_dataloader.')
+    dataset = dict(cfg.train_dataloader.dataset)
+    if data_root is not None and 'data_root' in dataset:
+        dataset |= dict(data_root=str(data_root), data_prefix='train')
+    with scope_of(cfg):
+        return DATASETS.build(dataset)
+
+
+def classes_of(dataset: Dataset) -> np.ndarray:
+    """Class of each image of a training set, int64 (A,), also where it was read without labels.
+
+    There, the first folder below the data set's own names the class, as in ImageNet. (Another data
+    set, with labels, may have the same images in another order.)
+
+    Raises:
+        ValueError: if there are neither labels nor such folders.
+    """
+    records = [dataset.get_data_info(i) for i in range(len(dataset))]
+    if all('gt_label' in record for record in records):
+        return np.array([record['gt_label'] for record in records], np.int64)
+    root = getattr(dataset, 'img_prefix', '')
+    folders = [first_folder(record.get('img_path', ''), root) for record in records]
+    if not all(folders):
+        raise ValueError('The training images have neither labels nor a folder per class.')
+    return np.unique(folders, return_inverse=True)[1]
+
+
+def first_folder(path: str, root: str) -> str:
+    """The first folder on the way from ``root`` to a file; empty if there is none."""
+    if not root or not Path(path).is_relative_to(root):
+        return ''
+    folder, *rest = Path(path).relative_to(root).parts
+    return folder if rest else ''

@@ -1,0 +1,283 @@
+"""The kNN and clustering benchmarks as users type them, on real photos of 64x64."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from shutil import rmtree
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import CONFIGS, ROOT
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from sklearn.metrics import normalized_mutual_info_score
+from test_knn import brute_force
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from mmcoke.datasets import CustomDataset
+from mmcoke.evaluation import clustering_scores
+from mmcoke.evaluation.clusterings import classes_of, kmeans_scores, own_scores, table_scores
+from mmcoke.evaluation.features import check_same_classes
+from mmcoke.registry import MODELS
+
+TOOLS = ROOT / 'tools/benchmarks'
+THEIRS = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+SMALL = ['--size', '64', '--num-workers', '0']
+
+
+def run(tool, *arguments):
+    """Run a tool in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        patch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+
+
+def rows(path):
+    return json.loads(path.read_text())['rows']
+
+
+@pytest.fixture(scope='module')
+def resnet():
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+@pytest.fixture(scope='module')
+def measured(resnet, shared_data, tmp_path_factory):
+    """A torchvision state dict, after kNN on caltech10, and the arguments for that."""
+    folder = tmp_path_factory.mktemp('torchvision')
+    torch.save(resnet.state_dict(), folder / 'resnet18.pth')
+    data = ['--data-root', shared_data / 'caltech10', '--out', folder / 'out']
+    arguments = [THEIRS, folder / 'resnet18.pth', *data, *SMALL]
+    run('knn.py', *arguments, '--k', 5, 200)
+    return folder / 'out', arguments
+
+
+def test_knn_of_a_torchvision_state_dict_is_that_of_torchvisions_network(
+    resnet, measured, shared_data
+):
+    out, _ = measured
+    found = rows(out / 'knn.json')
+    assert [(row['k'], row['num_train'], row['num_val']) for row in found] == [
+        (5, 500, 300),
+        (200, 500, 300),
+    ]
+
+    network = torch.nn.Sequential(*list(resnet.children())[:-1], torch.nn.Flatten())
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(73),
+            transforms.CenterCrop(64),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    sets = []
+    for split in ('train', 'val'):
+        folder = ImageFolder(shared_data / 'caltech10' / split, prepare)
+        images, labels = zip(*folder, strict=True)
+        with torch.no_grad():
+            features = [network(part) for part in torch.stack(images).split(100)]
+        sets.append((torch.cat(features), torch.tensor(labels)))
+    (x, y), (x_val, y_val) = sets
+    for row in found:
+        predicted = brute_force(x, y, x_val, row['k'], 0.07).argmax(1)
+        expected = 100 * (predicted == y_val).double().mean().item()
+        assert row['top1'] == pytest.approx(expected, abs=100 / 300 + 1e-6)  # rounding: one image
+    table = (out / 'knn.md').read_text()
+    assert '| k | top1 |' in table and 'resnet18.pth' in table
+
+
+def test_kmeans_takes_the_features_that_are_there(measured):
+    out, arguments = measured
+    written = (out / 'features/val/pooled.npy').stat().st_mtime_ns
+    run('cluster.py', *arguments)
+    assert (out / 'features/val/pooled.npy').stat().st_mtime_ns == written
+    (row,) = rows(out / 'cluster.json')  # a torchvision file has no clusterings of its own
+    x = torch.from_numpy(np.load(out / 'features/val/pooled.npy'))
+    y = torch.from_numpy(np.load(out / 'features/val/gt_label.npy'))
+    scores = kmeans_scores(x, y)
+    assert row == dict(clusters='k-means', images='val') | scores
+    assert scores['num_clusters'] == 10 and scores['num_images'] == 300
+    assert 0.2 < scores['acc'] < 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_same(measured, tmp_path):
+    out, arguments = measured
+    before = rows(out / 'knn.json')
+    rmtree(out / 'features/val')
+    (out / 'knn.json').unlink()
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+    command += ['--nproc-per-node', '2', TOOLS / 'knn.py', *arguments, '--k', '5', '200']
+    command += ['--launcher', 'pytorch']
+    result = subprocess.run(
+        list(map(str, command)),
+        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert rows(out / 'knn.json') == before
+    assert result.stdout.count('num_train') == 1  # one table
+
+
+# ---- clusterings of our own checkpoints
+
+
+@pytest.fixture
+def ours(shared_data, tmp_path):
+    """A CoKe whose first clustering is the classes under other names, its config, its folder."""
+    cfg = Config.fromfile(CONFIGS / 'coke/coke_r18_1xb256_folder.py')
+    data = shared_data / 'caltech10'
+    cfg.merge_from_dict(
+        {
+            'model.neck.hid_channels': 32,
+            'model.neck.out_channels': 8,
+            'model.head.in_channels': 8,
+            'model.head.hid_channels': 16,
+            'model.clustering.num_clusters': [10, 20],
+            'train_dataloader.dataset.data_root': str(data / 'train'),
+        }
+    )
+    cfg.dump(tmp_path / 'coke.py')
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+    model.init_labelers(500)
+    images = CustomDataset(data_root=str(data / 'train'), with_label=False, pipeline=[])
+    names = [images.get_data_info(i)['img_path'].split('/')[-2] for i in range(500)]
+    classes = torch.from_numpy(np.unique(names, return_inverse=True)[1])
+    model.labelers[0].labels.assign_all((classes + 3) % 10)
+    model.labelers[1].labels.assign_all(torch.arange(500) % 20)
+    torch.save(dict(meta={}, state_dict=model.state_dict()), tmp_path / 'epoch_1.pth')
+    return cfg, tmp_path, classes
+
+
+def test_pseudo_labels_in_our_checkpoint_are_compared_with_the_classes(
+    ours, shared_data, monkeypatch
+):
+    _, folder, classes = ours
+    monkeypatch.chdir(folder)
+    options = ['--data-root', shared_data / 'caltech10', *SMALL, '--restarts', 1]
+    run('cluster.py', 'coke.py', 'epoch_1.pth', *options)
+    means, first, second = rows(folder / 'work_dirs/coke/benchmarks/epoch_1/cluster.json')
+    assert (means['clusters'], means['images'], means['num_clusters']) == ('k-means', 'val', 10)
+    sizes = dict(images='train', num_images=500)
+    perfect = clustering_scores(classes, classes)
+    assert perfect['acc'] == 1
+    assert first == dict(clusters='labelers.0', num_clusters=10, **sizes, **perfect)
+    scores = clustering_scores(np.arange(500) % 20, classes)
+    assert second == dict(clusters='labelers.1', num_clusters=20, **sizes, **scores)
+    assert second['nmi'] == normalized_mutual_info_score(classes, np.arange(500) % 20) < 0.2
+
+
+def test_knn_takes_the_data_sets_of_a_config(ours, shared_data):
+    cfg, folder, _ = ours
+    val = dict(type='CustomDataset', data_root=str(shared_data / 'caltech10/val'), pipeline=[])
+    cfg.train_dataloader.dataset = dict(val, indices=200)
+    cfg.val_dataloader = dict(batch_size=1, dataset=val)
+    cfg.dump(folder / 'both.py')
+    options = ['--out', folder / 'out', *SMALL, '--k', 1]
+    options += ['--cfg-options', 'train_dataloader.dataset.indices=300']
+    run('knn.py', folder / 'both.py', folder / 'epoch_1.pth', *options)
+    (row,) = rows(folder / 'out/knn.json')
+    # The same images on both sides: each is its own nearest neighbour.
+    assert row == dict(k=1, top1=100.0, num_train=300, num_val=300)
+
+
+def test_pseudo_labels_of_other_images_are_left_out_with_a_warning(ours, monkeypatch):
+    cfg, folder, _ = ours
+    said = []
+    monkeypatch.setattr(
+        'mmcoke.evaluation.clusterings.print_log', lambda message, **_: said.append(message)
+    )
+    cfg.train_dataloader.dataset.indices = 40
+    assert own_scores(cfg, folder / 'epoch_1.pth') == {}
+    cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(folder / 'absent'))
+    assert own_scores(cfg, folder / 'epoch_1.pth') == {}
+    cfg.pop('train_dataloader')
+    assert own_scores(cfg, folder / 'epoch_1.pth') == {}
+    for message, part in zip(said, ('40 training images', 'absent', 'no train'), strict=True):
+        assert 'The 2 clusterings in the checkpoint are left out' in message
+        assert part in message
+
+
+def test_images_that_no_clustering_has_seen_are_left_out():
+    scores = table_scores(torch.tensor([0, -1, 1, 1, -1], dtype=torch.int8), np.array([4] * 5))
+    assert scores == dict(num_clusters=2, num_images=3) | clustering_scores([0, 1, 1], [4] * 3)
+    with pytest.raises(ValueError, match=r'5 images, 3 of them .* 4 training images'):
+        table_scores(torch.tensor([0, -1, 1, 1, -1]), np.array([4] * 4))
+    with pytest.raises(ValueError, match='0 of them'):
+        table_scores(torch.tensor([-1]), np.array([4]))
+
+
+def test_classes_come_in_the_order_of_training(tmp_path):
+    """Sorted by path, 'a b/0.jpg' is ahead of 'a/0.jpg'; by folder, 'a' is ahead of 'a b'."""
+    for name in ('a', 'a b'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '0.jpg').touch()
+    (tmp_path / 'a/1.jpg').touch()
+    plain = CustomDataset(data_root=str(tmp_path), with_label=False, pipeline=[])
+    labelled = CustomDataset(data_root=str(tmp_path), pipeline=[])
+    assert classes_of(plain).tolist() == [1, 0, 0]
+    assert classes_of(labelled).tolist() == [0, 0, 1]
+    (tmp_path / '2.jpg').touch()
+    with pytest.raises(ValueError, match='folder per class'):
+        classes_of(CustomDataset(data_root=str(tmp_path), with_label=False, pipeline=[]))
+
+
+def test_kmeans_takes_the_restart_with_the_least_objective(monkeypatch):
+    x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+    seen = []
+
+    def kmeans(x, num_clusters, seed):
+        seen.append(seed)
+        result = Result((y + 1 if seed == 2 else y * 0, None))
+        result.objective = abs(seed - 2)
+        return result
+
+    class Result(tuple):
+        pass
+
+    monkeypatch.setattr('mmcoke.evaluation.clusterings.kmeans', kmeans)
+    assert kmeans_scores(x, y, num_restarts=4)['acc'] == 1
+    assert seen == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match='num_restarts'):
+        kmeans_scores(x, y, num_restarts=0)
+
+
+# ---- what is refused
+
+
+def photos(folder, *classes):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        (folder / name / '0.jpg').touch()
+    return CustomDataset(data_root=str(folder), pipeline=[])
+
+
+def test_other_classes_in_training_and_validation_are_refused(tmp_path):
+    """A missing folder would shift all labels behind it."""
+    train = photos(tmp_path / 'train', 'ant', 'bee', 'cat')
+    check_same_classes(train, photos(tmp_path / 'val', 'ant', 'bee', 'cat'))
+    with pytest.raises(ValueError, match=r"3 and 2 classes.*\['bee'\]"):
+        check_same_classes(train, photos(tmp_path / 'few', 'ant', 'cat'))
+
+
+def test_errors_of_users_are_one_line(resnet, tmp_path):
+    torch.save(resnet.state_dict(), tmp_path / 'resnet18.pth')
+    for arguments, message in (
+        ([THEIRS, tmp_path / 'resnet18.pth', '--data-root', tmp_path], 'There is no image folder'),
+        ([THEIRS, tmp_path / 'absent.pth'], r'absent\.pth'),
+    ):
+        with pytest.raises(SystemExit, match=f'error: .*{message}'):
+            run('knn.py', *arguments, '--out', tmp_path / 'out', *SMALL)
