@@ -15,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 from PIL import Image
+from test_distributed import dist_train
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torchvision.models import resnet18
 
@@ -25,7 +26,7 @@ from mmcoke.engine.hooks import LabelCheckHook
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.evaluation import MultiHeadAccuracy
 from mmcoke.models import FrozenClassifier, MultiLinearHead
-from mmcoke.registry import MODELS, TRANSFORMS
+from mmcoke.registry import DATASETS, MODELS, TRANSFORMS
 
 CONFIGS = ROOT / 'configs/benchmarks/classification'
 RECIPES = sorted(
@@ -300,6 +301,17 @@ def test_checkpoints_of_all_layouts_are_loaded(wrap, torchvision_file, tmp_path,
     assert all(x.equal(state[name]) for name, x in model.backbone.state_dict().items())
 
 
+def test_no_initializer_touches_the_loaded_weights(torchvision_file):
+    cfg = small(LINEAR, torchvision_file)
+    # With another type, mmpretrain's ResNet would set the last norms of its blocks to 0 afterwards.
+    cfg.model.backbone.update(zero_init_residual=True)
+    cfg.model.backbone.init_cfg.type = 'StrictPretrained'
+    model = build(cfg)
+    model.init_weights()
+    state = torch.load(torchvision_file)
+    assert all(x.equal(state[name]) for name, x in model.backbone.state_dict().items())
+
+
 def test_a_run_without_checkpoint_is_refused():
     with pytest.raises(ValueError, match=r'random weights.*init_cfg.checkpoint='):
         build(small(LINEAR)).init_weights()
@@ -527,3 +539,43 @@ def test_few_labels_from_a_list_on_photos(shared_data, torchvision_file, tmp_pat
     runner.train()
     _, (row,) = rows_of(tmp_path / 'few', FEW)
     assert row['learning_rate'] == '0.01, 0.1'
+
+
+@pytest.mark.slow
+def test_one_command_trains_and_tests_by_two_processes(shared_data, torchvision_file, tmp_path):
+    folder = shared_data / 'caltech10'
+    options = {
+        'model.backbone.init_cfg.checkpoint': torchvision_file,
+        'model.backbone.depth': 18,
+        'model.head.num_classes': 10,
+        'train_cfg.max_epochs': 1,
+        'train_dataloader.dataset.pipeline.2.size': 32,
+        'val_dataloader.dataset.pipeline.3.size': 32,
+        'train_dataloader.dataset.indices': 64,
+        'val_dataloader.dataset.indices': 59,  # odd: one process gets an image twice
+    }
+    for loader in ('train_dataloader', 'val_dataloader'):
+        options |= {
+            f'{loader}.dataset.data_root': folder,
+            f'{loader}.num_workers': 0,
+            f'{loader}.persistent_workers': False,
+            f'{loader}.batch_size': 16,
+        }
+    settings = [f'{key}={value}' for key, value in options.items()]
+    work_dir = tmp_path / 'linear'
+    result = dist_train(
+        *(CONFIGS / LINEAR, 2, '--work-dir', str(work_dir), '--cfg-options', *settings)
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert '100 of 100 backbone keys matched' in result.stdout + result.stderr
+    _, (row,) = rows_of(work_dir, LINEAR)
+    assert row['batch'] == 32
+
+    cfg = Config.fromfile(work_dir / Path(LINEAR).name)
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(torch.load(work_dir / 'epoch_1.pth', weights_only=False)['state_dict'])
+    model.eval()
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    predicted = model.val_step(default_collate([dataset[i] for i in range(59)]))
+    hits = sum(bool(sample.pred_label == sample.gt_label) for sample in predicted)
+    assert row['top1'] == pytest.approx(100 * hits / 59)
