@@ -1,3 +1,7 @@
+import importlib.util
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +49,19 @@ def test_several_k_at_once_equal_brute_force_in_any_chunks(chunk_size, device):
         assert torch.equal(predicted[k].cpu(), expected), k
         assert torch.equal(knn_classify(x, y, x_test, k=k, temperature=0.07), expected), k
     assert not torch.equal(predicted[1], predicted[200])
+
+
+def test_accuracies_equal_those_of_mmselfsup():
+    """Its function alone, from its file: the package would fill mmengine's registries."""
+    package = importlib.util.find_spec('mmselfsup')
+    if package is None:
+        pytest.skip('mmselfsup is not installed')
+    path = Path(package.origin).parent / 'evaluation/functional/knn_eval.py'
+    knn_eval = runpy.run_path(str(path))['knn_eval']
+    (x, y), (x_test, y_test) = blobs(600, 0), blobs(300, 1)
+    for k, predicted in knn_classify_many(x, y, x_test).items():
+        top1, _ = knn_eval(x, y, x_test, y_test, k, 0.07, num_classes=7)
+        assert 100 * (predicted == y_test).double().mean().item() == pytest.approx(top1, abs=1e-6)
 
 
 @pytest.mark.parametrize('device', DEVICES)

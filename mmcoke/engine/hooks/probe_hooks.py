@@ -169,8 +169,8 @@ class KNNHook(ProbeHook):
 class LinearProbeHook(ProbeHook):
     """Accuracy of logistic regression on frozen features during pre-training.
 
-    Exact, by L-BFGS on CPU (:func:`mmcoke.evaluation.linear_probe`); with many classes it takes
-    longer than k-NN. Arguments: see :class:`ProbeHook`.
+    Exact, by L-BFGS on CPU: :func:`mmcoke.evaluation.linear_probe`. Arguments: see
+    :class:`ProbeHook`.
     """
 
     name = 'linear_probe'
