@@ -10,9 +10,9 @@
 # docs/benchmarks.md. Result: coco/bbox_mAP, coco/segm_mAP. Time: not measured. Not run at this
 # scale by this project.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py'
-custom_imports = dict(imports=['mmcoke.models.detection'])
+custom_imports = dict(imports=['mmpretrain.models.utils.res_layer_extra_norm'])
 
-# method: all layers are trained; stage 4 is the RoI head, from the same checkpoint
+# method: all layers are trained; stage 4 and a new batch norm after it are the RoI head
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     # of images as in pre-training: the base has those of Caffe's weights
@@ -28,7 +28,7 @@ model = dict(
     ),
     roi_head=dict(
         shared_head=dict(
-            type='mmcoke.ResLayerExtraNorm',
+            type='ResLayerExtraNorm',
             style='pytorch',
             norm_cfg=norm_cfg,
             norm_eval=False,

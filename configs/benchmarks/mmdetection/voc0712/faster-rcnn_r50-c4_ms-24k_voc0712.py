@@ -11,9 +11,9 @@
 # docs/benchmarks.md. Result: pascal_voc/mAP (AP, over IoU 0.5 ... 0.95), AP50, AP75. Time: not
 # measured. Not run at this scale by this project.
 _base_ = 'mmdet::pascal_voc/faster-rcnn_r50-caffe-c4_ms-18k_voc0712.py'
-custom_imports = dict(imports=['mmcoke.models.detection'])
+custom_imports = dict(imports=['mmpretrain.models.utils.res_layer_extra_norm'])
 
-# method: all layers are trained; stage 4 is the RoI head, from the same checkpoint
+# method: all layers are trained; stage 4 and a new batch norm after it are the RoI head
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     # of images as in pre-training: the base has those of Caffe's weights
@@ -29,7 +29,7 @@ model = dict(
     ),
     roi_head=dict(
         shared_head=dict(
-            type='mmcoke.ResLayerExtraNorm',
+            type='ResLayerExtraNorm',
             style='pytorch',
             norm_cfg=norm_cfg,
             norm_eval=False,
