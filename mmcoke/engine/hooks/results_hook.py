@@ -1,11 +1,11 @@
-"""Writes what a classifier reached, for the model zoo."""
+"""Writes what a pre-trained backbone reached, for the model zoo."""
 
 from collections import defaultdict
 from pathlib import Path
 
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.evaluation import results  # the module: it imports this package itself
@@ -16,8 +16,8 @@ from mmcoke.registry import HOOKS
 class ResultsHook(Hook):
     """Writes the scores of the last validation to ``WORK_DIR/CONFIG.json`` and ``.md``.
 
-    See :func:`~mmcoke.evaluation.results.write_results`. For models with a ``checkpoint``, such as
-    ``FrozenClassifier``.
+    See :func:`~mmcoke.evaluation.results.write_results`. For models whose backbone has its
+    checkpoint in ``init_cfg``: classifiers such as ``FrozenClassifier``, detectors, segmentors.
 
     Args:
         protocol: how the numbers came about, for the reader of the table.
@@ -28,7 +28,7 @@ class ResultsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Raises ValueError if the run would replace the checkpoint that it evaluates."""
-        checkpoint = Path(unwrap(runner.model).checkpoint).resolve()
+        checkpoint = Path(backbone_checkpoint(runner)).resolve()
         if checkpoint.parent == Path(runner.work_dir).resolve():
             raise ValueError(
                 f'{checkpoint} lies in the folder of this run, whose own checkpoints could replace '
@@ -38,9 +38,11 @@ class ResultsHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Replace the files by those of this epoch."""
-        config = runner.cfg.filename
-        setup = dict(
-            epochs=runner.epoch,
+        config, checkpoint = runner.cfg.filename, backbone_checkpoint(runner)
+        is_file = '://' not in checkpoint
+        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
+        setup = dict(iterations=runner.iter) if by_iteration else dict(epochs=runner.epoch)
+        setup |= dict(
             batch=runner.train_dataloader.batch_size * get_world_size(),
             learning_rate=', '.join(f'{rate:g}' for rate in first_rates(runner)),
         )
@@ -48,9 +50,9 @@ class ResultsHook(Hook):
             runner.work_dir,
             Path(config).stem,
             [row | setup for row in table(metrics)],
-            protocol=self.protocol,
+            protocol=self.protocol if is_file else f'{self.protocol} Weights: {checkpoint}.',
             config=config,
-            checkpoint=unwrap(runner.model).checkpoint,
+            checkpoint=checkpoint if is_file else None,
         )
         runner.logger.info(f'The table is in {path.with_suffix(".md")}')
 
@@ -63,6 +65,11 @@ def table(metrics: dict[str, float]) -> list[dict[str, float]]:
         head = '/'.join(path[1:])
         rows[head][score] = value
     return [dict(head=head, **row) if head else row for head, row in rows.items()]
+
+
+def backbone_checkpoint(runner: Runner) -> str:
+    """Path or address of the weights that the backbone started from."""
+    return unwrap(runner.model).backbone.init_cfg['checkpoint']
 
 
 def first_rates(runner: Runner) -> list[float]:

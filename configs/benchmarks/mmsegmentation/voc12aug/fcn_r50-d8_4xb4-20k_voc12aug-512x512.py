@@ -16,5 +16,12 @@ model = dict(
     backbone=dict(type='ResNet', init_cfg=dict(type='mmcoke.StrictPretrained', checkpoint=None)),
 )
 
-# machine: does not change results
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='whole_files')))
+default_hooks = dict(
+    results=dict(
+        type='mmcoke.ResultsHook',
+        protocol='Scores in % on VOC 2012 val of FCN: the backbone fine-tuned on the augmented '
+        'train set.',
+    ),
+    # machine: does not change results
+    checkpoint=dict(max_keep_ckpts=2, backend_args=dict(backend='whole_files')),
+)
