@@ -43,7 +43,7 @@ class ResultsHook(Hook):
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
         setup = dict(iterations=runner.iter) if by_iteration else dict(epochs=runner.epoch)
         setup |= dict(
-            batch=runner.train_dataloader.batch_size * get_world_size(),
+            batch=runner.train_dataloader.batch_sampler.batch_size * get_world_size(),
             learning_rate=', '.join(f'{rate:g}' for rate in first_rates(runner)),
         )
         path = results.write_results(
@@ -73,7 +73,6 @@ def backbone_checkpoint(runner: Runner) -> str:
 
 
 def first_rates(runner: Runner) -> list[float]:
-    """The learning rates, before the schedule, of what is trained; the smallest first."""
+    """The learning rates before the schedule, the smallest first."""
     groups = runner.optim_wrapper.param_groups
-    trained = [group for group in groups if any(x.requires_grad for x in group['params'])]
-    return sorted({group.get('initial_lr', group['lr']) for group in trained})
+    return sorted({group.get('initial_lr', group['lr']) for group in groups})
