@@ -1,14 +1,19 @@
 """Detection and segmentation: the configs, and a checkpoint's way into their networks."""
 
 import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, initialize
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import IterBasedTrainLoop
 from mmpretrain.models import ResNet
 from torch import nn
 from torchvision.models.resnet import BasicBlock
@@ -119,6 +124,32 @@ def test_the_network_is_built_and_loads_strictly(exported, config):
     assert loaded == set(state)
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(MEAN)
     assert all(x.requires_grad for x in model.parameters())
+
+
+@pytest.mark.parametrize('config', GOLDEN)
+def test_the_scores_are_written_for_the_model_zoo(config, tmp_path):
+    hook = HOOKS.build(own_part(config).default_hooks.results)
+    model, weights = nn.Linear(1, 1), 'torchvision://resnet50'
+    model.backbone = BaseModule(dict(type='mmcoke.StrictPretrained', checkpoint=weights))
+    # A loader with a batch sampler of its own has no batch size.
+    loader = SimpleNamespace(batch_size=None, batch_sampler=SimpleNamespace(batch_size=2))
+    runner = SimpleNamespace(
+        cfg=SimpleNamespace(filename=config),
+        work_dir=tmp_path,
+        model=model,
+        train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop),
+        train_dataloader=loader,
+        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.02)),
+        iter=24000,
+        logger=MMLogger.get_current_instance(),
+    )
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.75})
+    found = json.loads((tmp_path / f'{Path(config).stem}.json').read_text())
+    row = dict(mAP=0.5, AP50=0.75, iterations=24000, batch=2, learning_rate='0.02')
+    assert found['rows'] == [row]
+    assert found['protocol'].endswith('Weights: torchvision://resnet50.')
+    assert found['checkpoint'] is None
 
 
 # ---- StrictPretrained
