@@ -38,6 +38,9 @@ class ResultsHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Replace the files by those of this epoch."""
+        if not metrics:  # as for a detector that finds nothing
+            runner.logger.warning('This validation gave no scores, so there is no table of them.')
+            return
         config, checkpoint = runner.cfg.filename, backbone_checkpoint(runner)
         is_file = '://' not in checkpoint
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
