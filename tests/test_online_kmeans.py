@@ -96,11 +96,11 @@ def test_sizes_respect_the_lower_bound_up_to_the_growth_of_the_dual(min_ratio):
     num_clusters, batch = 10, 40
     kmeans = OnlineConstrainedKMeans(num_clusters, 8, min_ratio=min_ratio, dual_lr=2.0)
     x = stream()
-    smallest = []
+    smallest, generator = [], torch.Generator().manual_seed(0)
     for epoch in range(8):
         kmeans.set_epoch(epoch)
         before = kmeans.dual.clone()
-        for rows in torch.randperm(len(x)).split(batch):
+        for rows in torch.randperm(len(x), generator=generator).split(batch):
             kmeans.update(x[rows], kmeans.assign(x[rows]))
         slack = (kmeans.dual - before) / (2.0 * len(x) / batch)
         assert (kmeans.count / len(x) >= min_ratio / num_clusters - slack - 1e-5).all()
