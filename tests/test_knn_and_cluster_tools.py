@@ -19,9 +19,16 @@ from test_knn import brute_force
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from mmcoke.datasets import CustomDataset
+from mmcoke.clustering import CoKeLabeler
+from mmcoke.datasets import CustomDataset, InMemoryImages
 from mmcoke.evaluation import clustering_scores
-from mmcoke.evaluation.clusterings import classes_of, kmeans_scores, own_scores, table_scores
+from mmcoke.evaluation.clusterings import (
+    classes_of,
+    kmeans_scores,
+    label_tables,
+    own_scores,
+    table_scores,
+)
 from mmcoke.evaluation.features import check_same_classes
 from mmcoke.registry import MODELS
 
@@ -235,6 +242,23 @@ def test_classes_come_in_the_order_of_training(tmp_path):
         classes_of(CustomDataset(data_root=str(tmp_path), with_label=False, pipeline=[]))
 
 
+def test_labels_of_the_training_set_are_its_classes():
+    digits = InMemoryImages('digits', 'test', pipeline=[])
+    assert classes_of(digits).tolist() == digits.labels.tolist()
+
+
+def test_of_averaged_labels_the_newest_count(tmp_path):
+    """As in stage 2 of CoKe; under DistributedDataParallel's prefix, too."""
+    labeler = CoKeLabeler(6, 3, 4, average_from_epoch=1)
+    for step, label in enumerate(([0, 0, 1, 1, 2, 2], [2, 2, 1, 1, 0, 0]), 1):
+        labeler.labels.write(torch.arange(6), torch.tensor(label), step)
+    for prefix in ('', 'module.'):
+        state = {f'{prefix}labelers.0.{name}': x for name, x in labeler.state_dict().items()}
+        torch.save(dict(state_dict=state), tmp_path / 'epoch_1.pth')
+        (table,) = label_tables(tmp_path / 'epoch_1.pth').items()
+        assert (table[0], table[1].tolist()) == ('labelers.0', [2, 2, 1, 1, 0, 0])
+
+
 def test_kmeans_takes_the_restart_with_the_least_objective(monkeypatch):
     x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
     seen = []
@@ -274,10 +298,14 @@ def test_other_classes_in_training_and_validation_are_refused(tmp_path):
 
 
 def test_errors_of_users_are_one_line(resnet, tmp_path):
+    photos(tmp_path / 'shifted/train', 'ant', 'bee', 'cat')
+    photos(tmp_path / 'shifted/val', 'ant', 'cat')
+    shifted = ['--data-root', tmp_path / 'shifted']
     torch.save(resnet.state_dict(), tmp_path / 'resnet18.pth')
     for arguments, message in (
         ([THEIRS, tmp_path / 'resnet18.pth', '--data-root', tmp_path], 'There is no image folder'),
         ([THEIRS, tmp_path / 'absent.pth'], r'absent\.pth'),
+        ([THEIRS, tmp_path / 'resnet18.pth', *shifted], '3 and 2 classes'),
     ):
         with pytest.raises(SystemExit, match=f'error: .*{message}'):
             run('knn.py', *arguments, '--out', tmp_path / 'out', *SMALL)
