@@ -54,6 +54,8 @@ def tiny(method, work_dir=None):
     """The digits recipe of a method, made tiny."""
     cfg = Config.fromfile(DIGITS[method])
     cfg.merge_from_dict(TINY[method] | {'work_dir': str(work_dir)})
+    # By default the time in seconds, and mmengine lets runs of one name share a visualizer.
+    cfg.experiment_name = str(work_dir)
     return cfg
 
 

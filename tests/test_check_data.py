@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -300,6 +301,49 @@ def test_an_interrupted_check_goes_on_where_it_was(image_folder, monkeypatch):
     decoded.clear()
     assert list(readable.find_unreadable(paths[1:], state)) == [paths[-1]]
     assert decoded == paths[1:]  # of other images the note says nothing
+
+
+# ---- VOC 2007
+
+
+@pytest.fixture
+def devkit(shared_data, root, monkeypatch):
+    """A copy of the small devkit, whose size counts as the published one."""
+    source = shared_data / 'VOCdevkit_subset100/VOC2007'
+    shutil.copytree(source, root / 'VOC2007', copy_function=shutil.copyfile)
+    monkeypatch.setattr(check.voc, 'NUM_IMAGES', dict(trainval=50, test=50))
+    return root / 'VOC2007'
+
+
+def test_a_complete_devkit_is_found_by_either_folder(devkit, look, tmp_path):
+    above, own = look('voc07'), check_data('voc07', devkit, notes=tmp_path)
+    assert not above.problems
+    assert above.facts == own.facts
+    assert above.facts[0].startswith('trainval: 50 images of 20 classes')
+    assert above.facts[-1] == '100 images can be decoded'
+
+
+def test_what_a_devkit_lacks_is_named_with_its_archive(devkit, look):
+    main = devkit / 'ImageSets/Main'
+    first, *_ = (main / 'test.txt').read_text().split()
+    (devkit / f'JPEGImages/{first}.jpg').unlink()
+    (main / 'cat_trainval.txt').unlink()
+    found = problems(look('voc07', decode=False))
+    assert re.search(r'1 of 20 lists are missing.* cat_trainval.txt.* VOCtrainval_06-Nov', found)
+    assert re.search(rf'1 of 50 images of test.txt are missing.* {first}.jpg.* VOCtest_06', found)
+
+
+def test_another_number_of_images_and_absent_annotations_are_named(devkit, look, monkeypatch):
+    monkeypatch.setattr(check.voc, 'NUM_IMAGES', dict(trainval=5011, test=50))
+    first, *_ = (devkit / 'ImageSets/Main/test.txt').read_text().split()
+    (devkit / f'Annotations/{first}.xml').unlink()
+    count, annotation = look('voc07', decode=False).problems
+    assert count.what == 'trainval has 50 images instead of 5,011.'
+    assert annotation.what == f'1 images of test have no XML file in Annotations: {first}.'
+
+
+def test_a_folder_without_devkit_says_what_to_unpack(root, look):
+    assert 'VOCtrainval_06-Nov-2007.tar and VOCtest' in problems(look('voc07'))
 
 
 # ---- CIFAR

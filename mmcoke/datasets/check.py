@@ -1,8 +1,8 @@
 """Whether a data set is there, complete and readable, and what to do if not.
 
 The expected numbers are those of the data sets' own documentation: ImageNet (Russakovsky et al.,
-IJCV 2015), Places205 (Zhou et al., NIPS 2014), the development kit of Places365, the page of the
-iNaturalist 2018 competition, and CIFAR (Krizhevsky, 2009).
+IJCV 2015), Places205 (Zhou et al., NIPS 2014), the development kits of Places365 and VOC 2007, the
+page of the iNaturalist 2018 competition, and CIFAR (Krizhevsky, 2009).
 """
 
 import json
@@ -17,6 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.evaluation import voc
 from mmcoke.models.checkpoints import some
 
 from .in_memory import load_npz
@@ -367,6 +368,46 @@ def check_subset(report: Report, name: str, train: set[tuple[str, int]]) -> None
         )
 
 
+# ---- VOC 2007
+
+
+def check_voc07(report: Report) -> None:
+    """The official development kit, named by its folder ``VOC2007`` or the one above."""
+    found = [path for path in (report.root, report.root / 'VOC2007') if voc_lists(path).is_dir()]
+    if not found:
+        what = f'Neither {report.root} nor a folder VOC2007 in it has a folder ImageSets/Main.'
+        raise DataError(what, voc.how_to_get(voc.NUM_IMAGES))
+    for name, num_images in voc.NUM_IMAGES.items():
+        report.problems += voc_problems(report, found[0], name, num_images)
+
+
+def voc_lists(folder: Path) -> Path:
+    """Where the lists of the devkit are."""
+    return folder / 'ImageSets/Main'
+
+
+def voc_problems(report: Report, folder: Path, name: str, num_images: int) -> Iterable[DataError]:
+    """What is wrong with a part of the devkit; what is right goes to the report."""
+    remedy = voc.how_to_get([name])
+    if found := voc.split_problems(folder, name):
+        yield from (DataError(what, remedy) for what in found)
+        return
+    paths, targets = voc.read_split(folder, name)
+    report.images += paths
+    num_labels = (targets == 1).sum()
+    report.facts.append(
+        f'{name}: {len(paths):,} images of {len(voc.CLASSES)} classes, {num_labels:,} labels'
+    )
+    if len(paths) != num_images:
+        yield DataError(f'{name} has {len(paths):,} images instead of {num_images:,}.', remedy)
+    annotations = {path.stem for path in (folder / 'Annotations').glob('*.xml')}
+    if absent := [path.stem for path in map(Path, paths) if path.stem not in annotations]:
+        yield DataError(
+            f'{len(absent):,} images of {name} have no XML file in Annotations: {some(absent)}.',
+            f'{remedy} Only detection needs them.',
+        )
+
+
 # ---- CIFAR
 
 
@@ -484,6 +525,7 @@ def check_same_classes(report: Report, classes: dict[str, Sequence[str]]) -> Non
 DOWNLOADS = dict(
     imagenet='Get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org; train/ '
     'and val/ have a folder per class (n01440764 ...).',
+    voc07=voc.how_to_get(voc.NUM_IMAGES),
     places205='The official links are dead. From a copy, unpack imagesPlaces205_resize.tar.gz '
     '(data/vision/torralba/deeplearning/images256/) and trainvalsplit_places205.tar.gz into the '
     'folder; or use Places365: check it by the name places365, and take its configs.',
@@ -550,6 +592,7 @@ def check_named(report: Report) -> None:
 
 CHECKS: dict[str, Callable[[Report], None]] = dict(
     imagenet=check_imagenet,
+    voc07=check_voc07,
     places205=check_named,
     places365=check_named,
     inat18=check_named,

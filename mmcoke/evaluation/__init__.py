@@ -1,10 +1,11 @@
-"""What features are worth: nearest neighbours, linear probe, clustering scores."""
+"""What features are worth: nearest neighbours, linear probe, SVMs, clustering scores."""
 
 from .clustering import clustering_scores
 from .features import extract_features
 from .knn import knn_classify, knn_classify_many
 from .linear_probe import linear_probe
 from .multi_head_accuracy import MultiHeadAccuracy
+from .svm import low_shot_svm, voc_svm
 
 __all__ = [
     'MultiHeadAccuracy',
@@ -13,4 +14,6 @@ __all__ = [
     'knn_classify',
     'knn_classify_many',
     'linear_probe',
+    'low_shot_svm',
+    'voc_svm',
 ]

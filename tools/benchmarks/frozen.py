@@ -21,6 +21,17 @@ from mmcoke.evaluation.results import cell
 
 
 def frozen_parser(description: str) -> argparse.ArgumentParser:
+    """Parser with the arguments of benchmarks on folders of labelled images."""
+    parser = network_parser(description)
+    parser.add_argument(
+        '--data-root',
+        help="folder with train and val, each with a folder per class (the config's data sets)",
+    )
+    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
+    return parser
+
+
+def network_parser(description: str) -> argparse.ArgumentParser:
     """Parser with the arguments of all benchmarks."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -30,13 +41,8 @@ def frozen_parser(description: str) -> argparse.ArgumentParser:
         'checkpoint', help="of mmcoke, mmpretrain, mmselfsup or torchvision's names"
     )
     parser.add_argument(
-        '--data-root',
-        help="folder with train and val, each with a folder per class (the config's data sets)",
-    )
-    parser.add_argument(
         '--out', help='folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
     )
-    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
     parser.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
     parser.add_argument(
         '--num-workers',
