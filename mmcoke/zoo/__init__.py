@@ -1,0 +1,30 @@
+"""The model zoo: find a model, see what is known about it, get its file.
+
+Usage::
+
+    from mmcoke import zoo
+
+    zoo.list('coke*')                                   # names
+    zoo.show('coke_r50_2view_1000e')                    # config, weights, paper, figures
+    zoo.download('coke_r50_2view_1000e')                # path of a file that mmcoke loads
+    zoo.download('coke_r50_2view_1000e', dest='.', convert='torchvision')
+
+Importing this package imports neither torch nor mmengine.
+"""
+
+from .index import Entry, Figure, Source
+from .index import find as show
+from .index import names as list
+from .store import cache_dir, download
+from .transfer import DownloadError
+
+__all__ = [
+    'DownloadError',
+    'Entry',
+    'Figure',
+    'Source',
+    'cache_dir',
+    'download',
+    'list',
+    'show',
+]
