@@ -10,7 +10,7 @@ from setuptools.command.build import build
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = ('lite', 'full', 'cpu', 'gpu', 'mmselfsup', 'det', 'tests')
+EXTRAS = ('lite', 'full', 'cpu', 'gpu', 'mmselfsup', 'det', 'zoo', 'tests')
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
 
 
@@ -81,7 +81,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmcoke', 'mmcoke.*']),
-    package_data={'mmcoke.evaluation': ['templates/*.html']},
+    package_data={'mmcoke.evaluation': ['templates/*.html'], 'mmcoke.zoo': ['weights/*.pth']},
     python_requires='>=3.10',
     install_requires=read_requirements('base'),
     extras_require={name: read_requirements(name) for name in EXTRAS},
