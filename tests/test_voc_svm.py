@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mmengine.registry import DefaultScope
 from PIL import Image
 from sklearn.metrics import average_precision_score
@@ -17,7 +18,7 @@ from test_knn_and_cluster_tools import run
 
 from mmcoke.evaluation import low_shot_svm, svm, voc_svm
 from mmcoke.evaluation.backbones import FrozenNetwork
-from mmcoke.evaluation.kernel_svm import kernel_svms
+from mmcoke.evaluation.kernel_svm import kernel_svms, line_search
 from mmcoke.evaluation.plain_images import feature_pipeline
 from mmcoke.evaluation.svm import COSTS, envelope_ap, low_shot_samples
 from mmcoke.evaluation.voc import CLASSES, RESIZE, Images, read_devkit
@@ -131,6 +132,26 @@ def test_cross_validation_is_that_of_scikit_learn(sets):
         assert found['cost'][k] == FEW_COSTS[found['cross_validated_ap'][k].argmax()]
 
 
+def test_line_search_finds_the_least_objective_on_the_way():
+    torch.manual_seed(0)
+    x = torch.randn(20, 6).double()
+    kernel, sign = x @ x.T, torch.randn(20, 1).double().sign()
+    bound = 2 * torch.rand(20, 3).double()
+    # A direction that falls, and how far it goes: too short, and twice too far.
+    step = bound * sign * torch.tensor([1e-3, 1.0, 4.0]).double()
+    start = torch.zeros_like(step)
+    t = line_search(sign, bound, start, kernel @ start, step, kernel @ step)
+
+    def objective(t):
+        coef = t * step
+        slack = (1 - sign * (kernel @ coef)).clamp(min=0)
+        return (coef * (kernel @ coef)).sum(0) / 2 + (bound / 2 * slack**2).sum(0)
+
+    grid = torch.stack([objective(torch.tensor(i / 1000)) for i in range(1001)])
+    assert (objective(t) <= grid.amin(0) + 1e-9).all()
+    assert t[0] == 1 and (t[1:] < 1).all()
+
+
 # ---- average precision
 
 
@@ -207,6 +228,16 @@ def test_samples_depend_on_the_seed_and_not_on_the_other_shots():
     alone = low_shot_samples(targets, shots=(4,), num_samples=1)[4]
     np.testing.assert_array_equal(alone[0], low_shot_samples(targets, shots=(1, 4))[4][0])
     assert (alone != low_shot_samples(targets, shots=(4,), num_samples=1, seed=1)[4]).any()
+
+
+def test_the_published_cost_is_the_best_on_average_not_once():
+    ap = np.array([[[0.9, 0.6], [0.1, 0.7]]])  # one k, two samples, two costs
+    found = svm.summary([2], ap, ap, [1.0, 10.0])
+    assert found['by_test_ap'][0] == dict(
+        cost=10.0, mean=pytest.approx(0.65), min=0.6, max=0.7, std=pytest.approx(0.05)
+    )
+    assert found['by_cross_validation'][0]['cost'] == [1.0, 10.0]
+    assert found['by_cross_validation'][0]['mean'] == pytest.approx(0.8)
 
 
 def test_the_honest_cost_does_not_see_the_test(sets, golden_samples):
@@ -510,9 +541,19 @@ def small_network(tmp_path_factory):
     return folder / 'small.py', folder / 'small.pth'
 
 
-def test_the_tool_from_photos_to_tables(small_network, shared_data, tmp_path, capsys):
+@pytest.fixture
+def torchvision_network(tmp_path):
+    """A ResNet-18 as torchvision publishes it."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / 'resnet18.pth')
+    return 'mmpretrain::resnet/resnet18_8xb32_in1k.py', tmp_path / 'resnet18.pth'
+
+
+@pytest.mark.parametrize(('network', 'width'), [('small', 64), ('torchvision', 512)])
+def test_the_tool_from_photos_to_tables(network, width, shared_data, tmp_path, capsys, request):
     root = shared_data / 'VOCdevkit_subset100/VOC2007'
-    arguments = [*small_network, '--voc-root', root, '--out', tmp_path / 'out']
+    files = request.getfixturevalue(f'{network}_network')
+    arguments = [*files, '--voc-root', root, '--out', tmp_path / 'out']
     arguments += ['--num-workers', 0, '--stages', 0, 4, '--low-shot', '--shots', 1]
     run('voc_svm.py', *arguments)
     out = tmp_path / 'out'
@@ -520,7 +561,7 @@ def test_the_tool_from_photos_to_tables(small_network, shared_data, tmp_path, ca
     assert 'are left out' in record['protocol']
     assert [row['features'] for row in record['rows']] == ['stage0', 'stage4']
     features = [np.load(out / f'features/voc07_{name}/stage4.npy') for name in ('trainval', 'test')]
-    assert [x.shape for x in features] == [(50, 64 * 4), (50, 64 * 4)]
+    assert [x.shape for x in features] == [(50, 4 * width)] * 2
     splits = read_devkit(root)
     train, test = (split.targets for split in splits.values())
     expected = voc_svm(features[0], train, features[1], test)
