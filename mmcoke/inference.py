@@ -1,0 +1,348 @@
+"""Features of images, from a name of the model zoo or from a config and a checkpoint."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import DefaultScope
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmcoke.datasets import CustomDataset, UnreadableImageError
+from mmcoke.datasets.folder import describe
+from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen, read_config
+from mmcoke.evaluation.feature_store import FEATURES, full_precision, maps_of
+from mmcoke.evaluation.features import view_of
+from mmcoke.evaluation.plain_images import center_crop
+
+__all__ = ['FeatureExtractor', 'FolderFeatures', 'image_files']
+
+LAYOUT = 'uint8, RGB, (A, H, W, 3), or grey, (A, H, W), with values 0 ... 255'
+
+
+class FolderFeatures(NamedTuple):
+    """``features, paths = extractor('folder')``.
+
+    Attributes:
+        features: float32 (A, D).
+        paths: of the images, in the same order.
+    """
+
+    features: np.ndarray | Tensor
+    paths: list[Path]
+
+
+class FeatureExtractor:
+    """From images to features, by a frozen network.
+
+        extractor = mmcoke.FeatureExtractor('coke_r50_8xb64_in1k')
+        features, paths = extractor('my/photos')
+
+    Features are those of ``tools/extract_features.py``. They are held in memory; for more images
+    than that, or several processes, take the tool. Batch size and kind of input change them by no
+    more than rounding.
+
+    Args:
+        model: name in the model zoo; or, with ``checkpoint``, a config: a file, a name such as
+            ``mmpretrain::resnet/resnet50_8xb32_in1k.py``, or a loaded one.
+        checkpoint: of mmcoke, mmpretrain, mmselfsup or torchvision's names.
+        size: side of the images: the shorter side is resized to 8/7 of it, then the middle is
+            cropped. None: 224; or, where the config's data set is in memory, as for the digits, the
+            config's own pipeline of the test.
+        device: of the network; None for a GPU if there is one.
+        batch_size: images at a time.
+        num_workers: processes that load images; 0 for this one.
+        progress: whether to show a bar.
+
+    Attributes:
+        network: the :class:`~mmcoke.evaluation.backbones.FrozenNetwork`; its ``origin`` says how
+            many keys of the checkpoint matched.
+        size: as given, or chosen; None for the config's own pipeline.
+
+    Raises:
+        OSError: if a file cannot be opened, or not be downloaded.
+        ValueError: if the name is unknown, a config comes without a checkpoint, or the checkpoint
+            has less than 90 % of the backbone's keys.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Config,
+        checkpoint: str | Path | None = None,
+        *,
+        size: int | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> None:
+        config, checkpoint = locate(model, checkpoint)
+        cfg = read_config(config)
+        self.network = load_frozen(cfg, checkpoint)
+        self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.network.to(self.device)
+        self.grey = takes_grey(self.network)
+        self.pipeline, self.size = own_pipeline(cfg) if size is None else None, None
+        if self.pipeline is None:
+            self.size = size or 224
+            self.pipeline = crop_pipeline(self.network, self.size, self.grey)
+        self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+
+    def __call__(
+        self, images: Any, *, feature: str = 'pooled', tensors: bool = False
+    ) -> np.ndarray | Tensor | FolderFeatures:
+        """Features of images, in their order.
+
+        Args:
+            images: one of
+
+                - a folder: all images in it and below it, sorted by name;
+                - image files: a path, or a list of paths;
+                - an array or tensor: uint8, RGB, (A, H, W, 3), or grey, (A, H, W);
+                - a list of such images of any size, (H, W, 3) or (H, W), or of PIL images;
+                - a ``DataLoader``, or any iterable of batches. A batch is a dict with ``inputs``
+                  (n, C, H, W), 0 ... 255, as OpenMMLab's loaders make them, which is normalized
+                  here; or floats (n, C, H, W), normalized already, alone or first in a tuple.
+            feature: ``pooled``, the last feature map averaged over space; ``stage0`` ...
+                ``stage4``, of a ResNet; ``projected``, the neck's output, L2-normalized.
+            tensors: return a tensor on the CPU instead of an array.
+
+        Returns:
+            float32 (A, D); for a folder :class:`FolderFeatures`.
+
+        Raises:
+            UnreadableImageError: if a file is no image, with its name.
+            ValueError: if there are no images, they are of another layout, the network lacks the
+                feature, or a feature is not finite.
+        """
+        if isinstance(images, str | Path):
+            if Path(images).is_dir():
+                paths = image_files(images)
+                return FolderFeatures(self(paths, feature=feature, tensors=tensors), paths)
+            images = [images]
+        if feature not in FEATURES:
+            raise ValueError(f'There is no feature {feature!r}. Take one of {", ".join(FEATURES)}.')
+        x = self.extract(self.batches(images), feature)
+        return x if tensors else x.numpy()
+
+    def batches(self, images: Any) -> Iterable:
+        """A loader of images, or the batches that were given."""
+        if not are_images(images):
+            return images
+        dataset = Images(images, self.pipeline, grey=self.grey)
+        return DataLoader(dataset, self.batch_size, num_workers=self.num_workers, collate_fn=stack)
+
+    @torch.no_grad()
+    def extract(self, batches: Iterable, feature: str) -> Tensor:
+        """One feature of all images of some batches, float32 (A, D), on the CPU."""
+        if self.progress:
+            batches = track(batches, 'Features')
+        with full_precision():
+            rows = [self.extract_batch(batch, feature) for batch in batches]
+        if not rows:
+            raise ValueError('There are no images.')
+        x = torch.cat(rows)
+        if not x.isfinite().all():
+            raise ValueError(
+                f'{feature} is not finite. See whether the checkpoint is that of a run that '
+                'diverged, and whether floats that were given are.'
+            )
+        return x
+
+    def extract_batch(self, batch: Any, feature: str) -> Tensor:
+        """One feature of a batch (n, D)."""
+        images = normalized(self.network, batch).to(self.device)
+        return FEATURES[feature](maps_of(self.network, images), self.network).float().cpu()
+
+
+def locate(model: str | Path | Config, checkpoint: str | Path | None) -> tuple:
+    """Config and checkpoint of a model, downloaded if it is given by name."""
+    if checkpoint is not None:
+        return model, checkpoint
+    if isinstance(model, Config) or str(model).endswith('.py'):
+        raise ValueError('A config needs a checkpoint: FeatureExtractor(config, checkpoint).')
+    from mmcoke import zoo  # as late as this, because only names need it
+
+    return zoo.show(model).config, zoo.download(model)
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The images in a folder and below it, in the order of their names.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        dataset = CustomDataset(data_root=str(folder), with_label=False)
+    return [Path(dataset.get_data_info(row)['img_path']) for row in range(len(dataset))]
+
+
+# ---- images
+
+
+class Images(Dataset):
+    """Images of any kind that :class:`FeatureExtractor` takes, through a pipeline.
+
+    Args:
+        images: files, PIL images, arrays or tensors.
+        pipeline: from a record with ``img``, uint8 (H, W, 3) in RGB or grey (H, W), to packed
+            inputs.
+        grey: whether the network takes one channel.
+    """
+
+    def __init__(self, images: Sequence, pipeline: Callable, *, grey: bool) -> None:
+        self.images, self.pipeline, self.grey = images, pipeline, grey
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> dict:
+        image = with_channels(pixels_of(self.images[row]), self.grey)
+        return self.pipeline(dict(img=image, img_shape=image.shape[:2], sample_idx=row))
+
+
+def are_images(images: Any) -> bool:
+    """Whether something is a sequence of images, not of batches.
+
+    Raises:
+        ValueError: if it is an array of another layout.
+    """
+    if isinstance(images, np.ndarray | Tensor):
+        check_layout(images)
+        return True
+    if not isinstance(images, list | tuple) or not images:
+        return False
+    first = images[0]
+    is_array = isinstance(first, np.ndarray | Tensor)
+    return isinstance(first, str | Path | Image.Image) or (is_array and first.ndim < 4)
+
+
+def check_layout(images: np.ndarray | Tensor) -> None:
+    """ValueError unless an array is one of images, as :data:`LAYOUT` says."""
+    shape, is_uint8 = tuple(images.shape), images.dtype in (np.uint8, torch.uint8)
+    # The second kind would be one image, taken for many that are three pixels wide.
+    if not is_uint8 or not (shape[3:] == (3,) or (len(shape) == 3 and shape[2] != 3)):
+        raise ValueError(
+            f'Arrays of images must be {LAYOUT}, but this one is {images.dtype} {shape}. Of floats '
+            'in 0 ... 1 take (255 * x).round(); put the channels last, by permute(0, 2, 3, 1) or '
+            'transpose(0, 2, 3, 1); and one image into a list.'
+        )
+
+
+def pixels_of(image: Any) -> np.ndarray:
+    """Pixels of an image of any kind, uint8 (H, W, 3) in RGB or (H, W); a copy."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        # Turned as its EXIF data say, as files are.
+        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+    check_layout(image[None])
+    return np.array(image.cpu().numpy() if isinstance(image, Tensor) else image)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Pixels of a file in RGB, uint8 (H, W, 3), decoded as for training.
+
+    Raises:
+        UnreadableImageError: if it is not there or no image.
+    """
+    try:
+        return mmcv.imread(os.fspath(path), channel_order='rgb')
+    # cv2 has errors of many kinds; for what it cannot decode, mmcv's next step fails.
+    except Exception as error:
+        reason = 'empty, truncated or not an image' if isinstance(error, cv2.error) else None
+        raise UnreadableImageError(
+            f'Cannot read the image {str(path)!r} ({reason or describe(error)}). Repair or remove '
+            'this file, or leave it out of the list.'
+        ) from None
+
+
+def with_channels(image: np.ndarray, grey: bool) -> np.ndarray:
+    """An image in RGB or grey, as the network takes it."""
+    if grey == (image.ndim == 2):
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_GRAY2RGB)
+
+
+# ---- pipelines
+
+
+def takes_grey(network: FrozenNetwork) -> bool:
+    """Whether a network takes images of one channel."""
+    layers = network.backbone.modules()
+    return next((m.in_channels for m in layers if hasattr(m, 'in_channels')), 3) == 1
+
+
+def own_pipeline(cfg: Config) -> Callable | None:
+    """A config's pipeline without augmentation for images in memory; None if it reads files."""
+    for name in ('test_dataloader', 'train_dataloader'):
+        pipeline = (cfg.get(name) or {}).get('dataset', {}).get('pipeline')
+        if pipeline:
+            return None if 'Load' in str(pipeline[0]['type']) else composed(pipeline)
+    return None
+
+
+def crop_pipeline(network: FrozenNetwork, size: int, grey: bool) -> Callable:
+    """As :func:`~mmcoke.evaluation.plain_images.feature_pipeline`, of images in RGB or grey."""
+    return composed(
+        [
+            dict(type='NumpyToPIL', to_rgb=False),
+            *center_crop(size),
+            dict(type='PILToNumpy', to_bgr=network.takes_bgr and not grey),
+            dict(type='PackInputs'),
+        ]
+    )
+
+
+def composed(pipeline: list[dict]) -> Callable:
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        return Compose(pipeline)
+
+
+# ---- batches
+
+
+def stack(samples: list[dict]) -> dict:
+    """Collate packed images.
+
+    Raises:
+        ValueError: if they are not all of one size.
+    """
+    sizes = sorted({tuple(sample['inputs'].shape[1:]) for sample in samples})
+    if len(sizes) > 1:
+        raise ValueError(
+            f'The images are of several sizes ({sizes[0]}, {sizes[-1]}), and the pipeline of the '
+            'config leaves them so. Give FeatureExtractor the size they are to have.'
+        )
+    return default_collate(samples)
+
+
+def normalized(network: FrozenNetwork, batch: Any) -> Tensor:
+    """The images of a batch, normalized (n, C, H, W); see :meth:`FeatureExtractor.__call__`.
+
+    Raises:
+        ValueError: if the batch is of another kind.
+    """
+    images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    if isinstance(images, dict) and 'inputs' in images:
+        inputs = images['inputs']
+        if isinstance(inputs, list) and all(x.ndim == 3 for x in inputs):
+            inputs = torch.stack(inputs)  # mmengine's loaders leave them apart
+        images = view_of(network, dict(images, inputs=inputs))
+    if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
+        return images
+    found = f'{images.dtype} {tuple(images.shape)}' if isinstance(images, Tensor) else type(images)
+    raise ValueError(
+        'A batch must be a dict with inputs, or normalized floats (n, C, H, W), alone or first in '
+        f'a tuple, but is {found}. Give images that are not normalized as an array or list of '
+        f'{LAYOUT}.'
+    )
