@@ -269,6 +269,21 @@ def test_a_part_that_is_all_there_is_not_asked_for_again(site, add, cache):
     assert not site.requests
 
 
+def test_a_server_that_falls_silent_is_asked_again(site, add, monkeypatch):
+    monkeypatch.setattr(transfer, 'TIMEOUT', (1, 0.2))
+    add(site)
+
+    def fall_silent(handler):
+        handler.answer(stop=CUT)
+        handler.wfile.flush()
+        time.sleep(1)
+        return True
+
+    site.faults = [fall_silent]
+    assert zoo.download('model').read_bytes() == CONTENT
+    assert site.ranges() == [None, f'bytes={CUT}-']
+
+
 def test_a_server_that_ignores_ranges_sends_all_of_it_anew(serve, add):
     site = serve(knows_ranges=False)
     add(site)
@@ -676,6 +691,26 @@ def test_a_shipped_file_is_used_where_it_is_and_checked(add, tmp_path, cache):
     path.unlink()
     with pytest.raises(FileNotFoundError, match='Install mmcoke again'):
         zoo.download('model')
+
+
+def test_a_metafile_names_a_shipped_file(tmp_path):
+    (tmp_path / 'metafile.yml').write_text(
+        """
+Collections:
+  - Name: CoKe
+Models:
+  - Name: small
+    In Collection: CoKe
+    Config: configs/small.py
+    Weights: mmcoke://small
+    Source: small-0123abcd.pth
+    Results:
+"""
+    )
+    (entry,) = index.read_metafile(tmp_path / 'metafile.yml', tmp_path)
+    address = str(ROOT / 'mmcoke/zoo/weights/small-0123abcd.pth')
+    assert entry.source == zoo.Source('shipped', address, 'small-0123abcd.pth', '0123abcd')
+    assert entry.config == tmp_path / 'configs/small.py'
 
 
 def test_a_recipe_without_weights_says_so(add):

@@ -1,9 +1,10 @@
 """What is in the model zoo: ``model-index.yml`` and the metafiles that it names.
 
 They have OpenMMLab's format, so that mmpretrain and mim read them, too. Keys of our own, which
-those pass over: ``Aliases``, ``Source`` (where the file is, if ``Weights`` begins with
-``mmcoke://``), ``File`` (its name, if ``Source`` does not end in it), ``SHA256``, ``Layout``,
-``Input``, ``Command``, and ``Source`` of a result.
+those pass over: ``Aliases``; ``Source``, if ``Weights`` begins with ``mmcoke://``: an address, or
+the name of a file in ``mmcoke/zoo/weights``; ``File``, its name, if the address does not end in it;
+``SHA256``, if the name does not end in its first digits; ``Layout``, ``Input``, ``Command``; and
+``Source`` of a result.
 """
 
 import re
@@ -212,7 +213,7 @@ def read_metafile(path: Path, root: Path, layout: str = 'mmcoke') -> list[Entry]
             aliases=tuple(model.get('Aliases', ())),
             layout=model.get('Layout', layout),
             input=model.get('Input', 'image'),
-            metadata=collection.get('Metadata', {}) | model.get('Metadata', {}),
+            metadata=(collection.get('Metadata') or {}) | (model.get('Metadata') or {}),
             paper=model.get('Paper') or collection.get('Paper'),
             published=tuple(x for x in figures if x.source != THIS_PROJECT),
             measured=tuple(x for x in figures if x.source == THIS_PROJECT),
@@ -241,4 +242,4 @@ def read_source(model: dict) -> Source:
         return Source('drive', address, filename, sha256)
     if address.startswith(('http://', 'https://')):
         return Source('http', address, filename, sha256)
-    return Source('shipped', str(PACKAGE / 'zoo' / address), filename, sha256)
+    return Source('shipped', str(PACKAGE / 'zoo' / 'weights' / filename), filename, sha256)
