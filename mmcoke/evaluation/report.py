@@ -105,11 +105,16 @@ def write_report(path: str | Path, **content) -> None:
         path: the HTML file.
         **content: what ``templates/report.html`` names.
     """
+    write_page(path, 'report.html', **content)
+
+
+def write_page(path: str | Path, template: str, **content) -> None:
+    """Fill a page of ``templates`` and write it; what is not marked as safe is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    WholeFilesBackend().put_text(environment.get_template('report.html').render(**content), path)
+    WholeFilesBackend().put_text(environment.get_template(template).render(**content), path)
 
 
 def new_figure() -> tuple[Figure, Axes]:

@@ -1,0 +1,81 @@
+"""Cluster a folder of photos by what is on them, and show the clusters on a page.
+
+    python tools/photo_gallery.py my/photos NAME --num-clusters 20
+    python tools/photo_gallery.py my/photos --config CONFIG --checkpoint CHECKPOINT \\
+        --num-clusters 20
+
+NAME is a model of the zoo. The page holds everything and can be passed on. Steps 1 to 3 are also
+what you would type into a notebook.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch.nn.functional import normalize
+
+import mmcoke
+from mmcoke.clustering import kmeans
+from mmcoke.evaluation.gallery import write_gallery
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('folder', help='photos, also in folders below it')
+    parser.add_argument('name', nargs='?', help='model of the zoo (tools/zoo.py list)')
+    parser.add_argument('--config', help='of the network, instead of a name')
+    parser.add_argument('--checkpoint', help='for this config')
+    parser.add_argument('--num-clusters', type=int, required=True)
+    parser.add_argument('--out', default='gallery.html', help='page to write (%(default)s)')
+    parser.add_argument(
+        '--num-shown', type=int, default=40, help='photos per cluster on the page (%(default)s)'
+    )
+    parser.add_argument('--num-workers', type=int, default=0, help='processes that load photos')
+    args = parser.parse_args()
+    if bool(args.name) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
+        parser.error('give either the NAME of a model, or --config and --checkpoint')
+    return args
+
+
+def make_gallery(args: argparse.Namespace) -> None:
+    # 1. Features: a row per photo, in the order of their names.
+    extractor = mmcoke.FeatureExtractor(
+        args.name or args.config, args.checkpoint, num_workers=args.num_workers
+    )
+    features, photos = extractor(args.folder, tensors=True)
+
+    # 2. Clusters: only the direction of a feature counts, so all become unit vectors.
+    x = normalize(features, dim=1)
+    label, centers = kmeans(x, args.num_clusters, spherical=True)
+    similarity = (x * centers[label]).sum(1)  # cosine, of each photo to the center of its cluster
+
+    # 3. A look at them.
+    sizes = torch.bincount(label).sort(descending=True).values.tolist()
+    print(f'{len(photos)} photos, features of {x.shape[1]} numbers; sizes of the clusters: {sizes}')
+    write_gallery(
+        args.out,
+        photos,
+        label,
+        similarity,
+        title=f'{len(photos)} photos in {args.num_clusters} clusters',
+        summary=f'By {args.name or Path(args.checkpoint).name}. The most typical photos first.',
+        num_shown=args.num_shown,
+        progress=partial(track, description='Thumbnails'),
+    )
+    print(f'Wrote {args.out}.')
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        make_gallery(args)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+
+
+if __name__ == '__main__':
+    main()
