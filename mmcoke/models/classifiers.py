@@ -6,11 +6,10 @@ from typing import Any
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
-from mmcoke.engine.checkpoint import read_checkpoint
 from mmcoke.registry import MODELS
 
 from .algorithms.base import fill_in, output_width
-from .pretrained import load_backbone, weights_of
+from .pretrained import load_backbone, read_weights
 from .stages import stage_outputs, stage_widths
 
 __all__ = ['FrozenClassifier', 'FrozenStagesClassifier', 'PretrainedClassifier']
@@ -58,8 +57,7 @@ class PretrainedClassifier(ImageClassifier):
             OSError: if the checkpoint cannot be opened.
             ValueError: if there is none, it is damaged, or it has less than 90 % of the backbone.
         """
-        weights = weights_of(read_checkpoint(self.checkpoint), self.checkpoint)
-        load_backbone(self.backbone, weights, self.checkpoint)
+        load_backbone(self.backbone, read_weights(self.checkpoint), self.checkpoint)
         self.backbone.is_init = True  # mmengine's initializers leave it alone
         super().init_weights()
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from mmcoke.engine.checkpoint import read_checkpoint
 
 from .checkpoints import some
 
@@ -64,6 +67,21 @@ def describe(backbone: nn.Module) -> str:
     """Type of a backbone and, where it has one, its depth."""
     kind, depth = type(backbone).__name__, getattr(backbone, 'depth', None)
     return f'{kind} {depth}' if depth else kind
+
+
+def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by name.
+
+    Args:
+        checkpoint: a file, or an address such as ``torchvision://resnet50`` or ``mmcoke://NAME``.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is damaged, unsafe, or holds no weights where they are looked for.
+    """
+    remote = '://' in str(checkpoint)
+    read = CheckpointLoader.load_checkpoint if remote else read_checkpoint
+    return weights_of(read(checkpoint, map_location='cpu'), checkpoint)
 
 
 def weights_of(checkpoint: Any, path: str | Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ Usage::
 Importing this package imports neither torch nor mmengine.
 """
 
+from .hub import register_models
 from .index import Entry, Figure, Source
 from .index import find as show
 from .index import names as list
@@ -26,5 +27,6 @@ __all__ = [
     'cache_dir',
     'download',
     'list',
+    'register_models',
     'show',
 ]
