@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -141,14 +142,13 @@ def by_hand(source: Source, path: Path) -> str:
 def from_http(address: str, source: Source, path: Path) -> None:
     """Download from an address; what was resumed and turns out wrong is fetched anew, once."""
     part = Part(path.with_name(f'{path.name}.part'), address, bool(expected_hash(source)))
-    resumed = part.size() > 0
     with progress_bar(source.filename) as report:
         download_http(part, report)
     try:
         adopt(part.path, source, address)
     except WrongFileError:
         part.discard()
-        if not resumed:
+        if not part.resumed:
             raise
         return from_http(address, source, path)
     move(part.path, path)
@@ -281,6 +281,9 @@ def record(path: Path, found: str, source: Source, origin: str | Path) -> None:
     """Keep the hash of a first download. It is read once: nothing else tells that it is whole."""
     from mmcoke.engine.checkpoint import read_checkpoint, write_whole
 
+    # torch does not look at the check sums within its zip files.
+    if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
+        raise WrongFileError(f'{origin} is damaged: a check sum within it is wrong.')
     try:
         read_checkpoint(path, map_location='meta')
     except ValueError as error:

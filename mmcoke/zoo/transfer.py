@@ -67,11 +67,13 @@ class Part:
         path: of what is there so far.
         address: where it comes from. What came from elsewhere is not continued.
         has_hash: the whole can be checked; without it a server must tell its versions apart.
+        resumed: it is not of one piece.
     """
 
     path: Path
     address: str
     has_hash: bool
+    resumed: bool = False
 
     @property
     def note_path(self) -> Path:
@@ -146,6 +148,7 @@ def download_http(part: Part, report: Report) -> None:
 def receive(session: requests.Session, part: Part, report: Report) -> None:
     """One request for what is missing of a part."""
     note, size = part.note(), part.size()
+    part.resumed = size > 0
     if size and size == note['total']:
         return
     try:
@@ -187,6 +190,7 @@ def write_body(response: Response, part: Part, report: Report) -> None:
             raise BrokenOffError(f'{part.address} sent another part than was asked for.')
     else:
         part.begin(note_of(response, part.address))
+        part.resumed = False
     total = note_of(response, part.address)['total'] or part.note().get('total')
     with part.path.open('ab') as file:
         for chunk in response.iter_content(CHUNK):
