@@ -10,7 +10,7 @@ from setuptools.command.build import build
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-EXTRAS = ('lite', 'full', 'cpu', 'gpu', 'mmselfsup', 'det', 'zoo', 'tests')
+EXTRAS = ('lite', 'full', 'cpu', 'gpu', 'mmselfsup', 'det', 'zoo', 'onnx', 'tests')
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
 
 

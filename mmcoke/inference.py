@@ -337,7 +337,9 @@ def normalized(network: FrozenNetwork, batch: Any) -> Tensor:
         inputs = images['inputs']
         if isinstance(inputs, list) and all(x.ndim == 3 for x in inputs):
             inputs = torch.stack(inputs)  # mmengine's loaders leave them apart
-        images = view_of(network, dict(images, inputs=inputs))
+        # Both, in this order, is what mmpretrain's preprocessor unpacks.
+        samples = images.get('data_samples')
+        images = view_of(network, dict(inputs=inputs, data_samples=samples))
     if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
         return images
     found = f'{images.dtype} {tuple(images.shape)}' if isinstance(images, Tensor) else type(images)

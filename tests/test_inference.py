@@ -155,6 +155,13 @@ def test_a_loader_of_openmmlab(collate, extractor, folder):
     assert np.array_equal(extractor(loader), extractor(folder).features)
 
 
+def test_a_loader_of_inputs_alone(extractor, folder):
+    dataset = folder_images(extractor.network, folder, size=64)
+    inputs = torch.stack([dataset[row]['inputs'] for row in range(len(dataset))])
+    batches = [dict(inputs=part) for part in inputs.split(4)]
+    assert np.array_equal(extractor(batches), extractor(folder).features)
+
+
 @pytest.mark.parametrize('batch', [lambda x: x, lambda x: (x, torch.zeros(len(x)))])
 def test_a_loader_of_normalized_floats(batch, extractor, folder):
     dataset = folder_images(extractor.network, folder, size=64)

@@ -1,0 +1,44 @@
+"""Write a backbone with its pooling as an ONNX file: from images to features, without PyTorch.
+
+The file takes uint8 images in RGB, (n, H, W, 3), and normalizes them itself; its metadata say how
+to resize. Before it gets its name, onnxruntime runs it, and its features are compared with those of
+PyTorch.
+"""
+
+import argparse
+
+import mmcoke
+from mmcoke.onnx_export import export_onnx
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file that describes the network')
+    parser.add_argument(
+        'checkpoint', help="of mmcoke, mmpretrain, mmselfsup or torchvision's names"
+    )
+    parser.add_argument('out', help='file to write, .onnx')
+    parser.add_argument(
+        '--size', type=int, help='side of the images (224; for data in memory as in the config)'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        extractor = mmcoke.FeatureExtractor(
+            args.config, args.checkpoint, size=args.size, device='cpu', progress=False
+        )
+        largest = export_onnx(extractor, args.out)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+    print(
+        f'Wrote {args.out}. Largest difference from PyTorch: {largest:.1e} of the largest feature.'
+    )
+
+
+if __name__ == '__main__':
+    main()
