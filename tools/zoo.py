@@ -55,10 +55,9 @@ def list_models(pattern: str, console: Console) -> None:
 def where(entry: zoo.Entry) -> str:
     """Where the weights are, in words."""
     source = entry.source
-    if source.kind == 'none':
-        return ''
-    kinds = dict(drive='Google Drive', shipped='with mmcoke')
-    place = kinds.get(source.kind) or source.address.split('/')[2]
+    if source.kind in ('none', 'shipped'):
+        return 'with mmcoke' if source.kind == 'shipped' else ''
+    place = 'Google Drive' if source.kind == 'drive' else source.address.split('/')[2]
     return f'{place}, downloaded' if cached_file(source).is_file() else place
 
 

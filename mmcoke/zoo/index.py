@@ -200,27 +200,30 @@ def read_metafile(path: Path, root: Path, layout: str = 'mmcoke') -> list[Entry]
     collections = {collection['Name']: collection for collection in content['Collections']}
     models = {model['Name']: model for model in content['Models']}
     entries = []
-    for name, model in models.items():
+    for model in models.values():
+        downstream = [models[name] for name in model.get('Downstream') or () if name in models]
+        figures = [figure for m in (model, *downstream) for figure in read_figures(m)]
         collection = collections[model['In Collection']]
-        figures = [*read_figures(model)]
-        for downstream in model.get('Downstream') or ():
-            figures += read_figures(models.get(downstream, {}))
-        entry = Entry(
-            name=name,
-            method=collection['Name'],
-            config=root / model['Config'],
-            source=read_source(model),
-            aliases=tuple(model.get('Aliases', ())),
-            layout=model.get('Layout', layout),
-            input=model.get('Input', 'image'),
-            metadata=(collection.get('Metadata') or {}) | (model.get('Metadata') or {}),
-            paper=model.get('Paper') or collection.get('Paper'),
-            published=tuple(x for x in figures if x.source != THIS_PROJECT),
-            measured=tuple(x for x in figures if x.source == THIS_PROJECT),
-            command=model.get('Command', ''),
-        )
-        entries.append(entry)
+        entries.append(read_entry({'Layout': layout} | model, collection, figures, root))
     return entries
+
+
+def read_entry(model: dict, collection: dict, figures: list[Figure], root: Path) -> Entry:
+    """One model of a metafile, and what it has from its collection."""
+    return Entry(
+        name=model['Name'],
+        method=collection['Name'],
+        config=root / model['Config'],
+        source=read_source(model),
+        aliases=tuple(model.get('Aliases', ())),
+        layout=model['Layout'],
+        input=model.get('Input', 'image'),
+        metadata=(collection.get('Metadata') or {}) | (model.get('Metadata') or {}),
+        paper=model.get('Paper') or collection.get('Paper'),
+        published=tuple(x for x in figures if x.source != THIS_PROJECT),
+        measured=tuple(x for x in figures if x.source == THIS_PROJECT),
+        command=model.get('Command', ''),
+    )
 
 
 def read_figures(model: dict) -> Iterator[Figure]:

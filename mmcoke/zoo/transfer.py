@@ -23,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 CHUNK = 64 * 1024
@@ -163,7 +164,9 @@ def receive(session: requests.Session, part: Part, report: Report) -> None:
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
     ) as error:
-        raise BrokenOffError(f'{part.address}: the connection failed ({error}).') from error
+        # What urllib3 found, without what requests says around it.
+        reason = getattr(error.args[0], 'reason', error) if error.args else error
+        raise BrokenOffError(f'{part.address}: the connection failed ({reason}).') from error
     except requests.RequestException as error:
         raise DownloadError(f'{part.address}: {error}') from error
 
@@ -228,7 +231,7 @@ def asked_wait(response: Response) -> float | None:
         return None
     try:
         return max(0.0, Retry().parse_retry_after(value))
-    except Exception:  # urllib3's own class of an invalid header
+    except InvalidHeader:
         return None
 
 
