@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import mmcoke
+from mmcoke import zoo
 from mmcoke.datasets import UnreadableImageError
 from mmcoke.evaluation.backbones import load_frozen
 from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
@@ -301,9 +301,8 @@ def test_a_name_is_looked_up_and_downloaded(extractor, checkpoint, folder, monke
         asked.append(name)
         return checkpoint
 
-    stand_in = types.SimpleNamespace(show=show, download=download)
-    monkeypatch.setitem(sys.modules, 'mmcoke.zoo', stand_in)
-    monkeypatch.setattr(mmcoke, 'zoo', stand_in, raising=False)
+    monkeypatch.setattr(zoo, 'show', show)
+    monkeypatch.setattr(zoo, 'download', download)
     found = FeatureExtractor('coke_r18', size=64, batch_size=4)(folder).features
     assert asked == ['coke_r18', 'coke_r18']
     assert np.array_equal(found, extractor(folder).features)

@@ -14,16 +14,18 @@ from conftest import DIGITS, ROOT, tiny
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmcoke import FeatureExtractor
+from mmcoke import FeatureExtractor, zoo
 from mmcoke.clustering import UNASSIGNED
 from mmcoke.engine.checkpoint import read_checkpoint
 from mmcoke.engine.launch import train
 from mmcoke.evaluation.clusterings import label_tables
 from mmcoke.models.publish import publish
 from mmcoke.registry import MODELS
+from mmcoke.zoo import index
 
 METHODS = dict(coke='CoKe', deepcluster='DeepCluster', odc='ODC')
 TOOL = ROOT / 'tools/model_converters/publish_model.py'
+DIGITS_8X8 = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
 
 
 def train_briefly(method, work_dir):
@@ -52,10 +54,9 @@ def coke(tmp_path_factory):
 def test_the_published_file_has_the_same_features_bit_for_bit(trained, tmp_path):
     _, config, checkpoint = trained
     published = publish(checkpoint, tmp_path, config=config)
-    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     for feature in ('pooled', 'projected'):
         before, after = (
-            FeatureExtractor(config, path, progress=False)(images, feature=feature)
+            FeatureExtractor(config, path, progress=False)(DIGITS_8X8, feature=feature)
             for path in (checkpoint, published.path)
         )
         assert np.array_equal(before, after)
@@ -104,8 +105,7 @@ def test_the_backbone_alone(trained, tmp_path):
     published = publish(checkpoint, tmp_path, config=config, backbone_only=True)
     state = read_checkpoint(published.path)['state_dict']
     assert all(name.startswith('backbone.') for name in state)
-    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
-    before, after = (FeatureExtractor(config, p)(images) for p in (checkpoint, published.path))
+    before, after = (FeatureExtractor(config, p)(DIGITS_8X8) for p in (checkpoint, published.path))
     assert np.array_equal(before, after)
 
 
@@ -195,17 +195,25 @@ def tiny_config_file(method, folder):
     return path
 
 
-def test_the_entry_fits_into_a_metafile_of_the_zoo(coke, tmp_path):
-    from mmcoke.zoo.index import read_metafile
-
+def test_a_published_model_is_used_by_its_name(coke, tmp_path, monkeypatch):
+    """From the files that were written, by way of the zoo, to features."""
     config, checkpoint = coke
-    published = publish(checkpoint, tmp_path, config=config)
+    package = tmp_path / 'mmcoke'
+    published = publish(checkpoint, package / 'zoo/weights', config=config)
     text = f'Collections:\n  - Name: CoKe\nModels:\n{published.metafile()}'
-    (tmp_path / 'metafile.yml').write_text(text)
-    (entry,) = read_metafile(tmp_path / 'metafile.yml', config.parent)
-    assert entry.name == 'coke_tiny' and entry.config == config
-    assert entry.source.sha256 == published.sha256
-    assert entry.source.filename == published.path.name
+    (config.parent / 'metafile.yml').write_text(text)
+    (config.parent / 'model-index.yml').write_text('Import:\n  - metafile.yml\n')
+    monkeypatch.setattr(index, 'PACKAGE', package)
+    monkeypatch.setattr(index, 'index_file', lambda: config.parent / 'model-index.yml')
+    index.entries.cache_clear()
+    try:
+        assert zoo.show('coke_tiny').source.sha256 == published.sha256
+        found = FeatureExtractor('coke_tiny', progress=False)(DIGITS_8X8)
+        with pytest.raises(ValueError, match=r"no 'coke_tinny'.*coke_tiny"):
+            FeatureExtractor('coke_tinny')
+    finally:
+        index.entries.cache_clear()
+    assert np.array_equal(found, FeatureExtractor(config, checkpoint)(DIGITS_8X8))
 
 
 # ---- what cannot work
