@@ -33,7 +33,7 @@ def register_models() -> None:
     own = [entry for entry in entries() if entry.layout != 'mmpretrain']
     if ModelHub.has(own[0].name.lower()):
         return
-    ModelHub.register_model_index(index_file())
+    ModelHub.register_model_index(index_file(), config_prefix=index_file().parent)
     for entry in own:
         model = ModelHub._models_dict[entry.name.lower()]
         model.config = config_for_any_scope(entry)
