@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mmcoke import zoo
 from mmcoke.datasets import CustomDataset, UnreadableImageError
 from mmcoke.datasets.folder import describe
 from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen, read_config
@@ -170,8 +171,6 @@ def locate(model: str | Path | Config, checkpoint: str | Path | None) -> tuple:
         return model, checkpoint
     if isinstance(model, Config) or str(model).endswith('.py'):
         raise ValueError('A config needs a checkpoint: FeatureExtractor(config, checkpoint).')
-    from mmcoke import zoo  # as late as this, because only names need it
-
     return zoo.show(model).config, zoo.download(model)
 
 

@@ -21,15 +21,12 @@ TOLERANCE = 1e-4
 class FeatureNetwork(nn.Module):
     """From images as files have them to pooled features, in one module.
 
-    Normalization and order of channels, whatever the data preprocessor does, become a 1x1
-    convolution.
+    Normalization and order of channels become a 1x1 convolution, found by what the data
+    preprocessor makes of black and of pure colours. If it did more, the features would differ.
 
     Args:
         extractor: with the frozen network.
         size: height and width of the images.
-
-    Raises:
-        ValueError: if the data preprocessor does more.
     """
 
     def __init__(self, extractor: FeatureExtractor, size: tuple[int, int]) -> None:
@@ -67,9 +64,11 @@ def export_onnx(extractor: FeatureExtractor, path: str | Path) -> float:
 
     Raises:
         ImportError: if a package is missing.
-        ValueError: if the network cannot be exported, or the difference is above
-            :data:`TOLERANCE`.
+        ValueError: if the network is on another device or cannot be exported, or the difference is
+            above :data:`TOLERANCE`.
     """
+    if extractor.device.type != 'cpu':
+        raise ValueError("The export needs the network on the CPU: FeatureExtractor(device='cpu').")
     onnx, onnxruntime = packages()
     size = image_size(extractor)
     model = to_onnx(FeatureNetwork(extractor, size), sample_images(extractor, size, 2))

@@ -109,6 +109,13 @@ def test_a_network_that_differs_is_not_written(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['weights.pth']
 
 
+def test_a_network_on_a_gpu_is_refused(tmp_path):
+    extractor = extractor_of(tiny('coke'), tmp_path)
+    extractor.device = torch.device('cuda')
+    with pytest.raises(ValueError, match='network on the CPU'):
+        export_onnx(extractor, tmp_path / 'net.onnx')
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     extractor = extractor_of(tiny('coke'), tmp_path)
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
