@@ -181,7 +181,8 @@ def test_the_tool_prints_the_entry_that_it_writes(trained, tmp_path, capsys):
         'In Collection': METHODS[method],
         'Config': f'configs/{config.name}',
         'Metadata': {'Epochs': 1},
-        'Weights': path.name,
+        'Weights': f'mmcoke://{config.stem}',
+        'Source': path.name,
         'SHA256': hashlib.sha256(path.read_bytes()).hexdigest(),
         'Results': None,
     }

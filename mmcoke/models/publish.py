@@ -96,7 +96,7 @@ def publish(
     name = name or Path(src if config is None else config).stem
     path = Path(folder) / f'{name}-{sha256[:8]}.pth'
     entry = metafile_entry(name, path, sha256, meta, cfg)
-    kept = f'{len(state)} of {len(weights)} tensors, {len(content) / 1e6:.1f} MB'
+    kept = f'{len(state)} of {len(weights)} tensors, {len(content) / 1e3:,.0f} kB'
     published = Published(path, sha256, kept, entry)
     WholeFilesBackend().put(content, path)
     WholeFilesBackend().put_text(published.metafile(), path.with_suffix('.yml'))
@@ -169,7 +169,7 @@ def serialized(checkpoint: dict) -> bytes:
 def metafile_entry(
     name: str, path: Path, sha256: str, meta: dict, cfg: Config | None
 ) -> dict[str, Any]:
-    """Entry of a model in a metafile, with the file's name in the place of its address."""
+    """Entry of a model in a metafile, for a file that is shipped with mmcoke."""
     entry = dict(Name=name)
     if cfg is not None:
         parts = Path(cfg.filename).resolve().parts
@@ -177,4 +177,5 @@ def metafile_entry(
         entry |= {'In Collection': cfg.model.type, 'Config': '/'.join(parts[first:])}
     if 'epoch' in meta:
         entry['Metadata'] = dict(Epochs=meta['epoch'])
-    return entry | dict(Weights=path.name, SHA256=sha256, Results=None)
+    source = dict(Weights=f'mmcoke://{name}', Source=path.name, SHA256=sha256)
+    return entry | source | dict(Results=None)

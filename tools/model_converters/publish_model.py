@@ -40,8 +40,11 @@ def main() -> None:
         raise SystemExit(f'error: {error}') from error
     print(f'Wrote {published.path} ({published.kept}).')
     print(f'SHA-256 {published.sha256}')
-    print('\nFor Models in configs/selfsup/<method>/metafile.yml; put the address into Weights:\n')
-    print(published.metafile(), end='')
+    print(f'\nFor Models in configs/selfsup/<method>/metafile.yml:\n\n{published.metafile()}')
+    print(
+        'That is for a file in mmcoke/zoo/weights. If it is elsewhere, put its address into Weights'
+    )
+    print('and leave Source out.')
 
 
 if __name__ == '__main__':
