@@ -23,7 +23,7 @@ def test_json_has_all_digits_and_the_table_four(tmp_path):
         '| features | k | top1 | ap |',
         '| --- | --- | --- | --- |',
         '| pooled | 20 | 75.12 |  |',
-        '| pooled |  |  | 0.5 |',
+        '| pooled |  |  | 0.5000 |',
     ]
 
 
@@ -45,13 +45,19 @@ def test_numbers_of_numpy_and_torch_are_plain_numbers(tmp_path):
     rows = [dict(a=np.float32(0.5), b=np.int64(3), c=torch.tensor(2.0), d=float('nan'))]
     record, table = write(tmp_path, rows)
     assert record['rows'] == [dict(a=0.5, b=3, c=2.0, d=None)]
-    assert '| 0.5 | 3 | 2 |  |' in table
+    assert '| 0.5000 | 3 | 2.000 |  |' in table
 
 
 def test_scores_per_class_are_in_the_json_only(tmp_path):
     record, table = write(tmp_path, [dict(mean_ap=0.5, ap=np.array([0.25, 0.75]))])
     assert record['rows'][0]['ap'] == [0.25, 0.75]
     assert '| mean_ap |\n' in table
+
+
+def test_numbers_of_a_column_have_as_many_digits(tmp_path):
+    numbers = [54.0, 38.6666, 100.0, 5011.0]
+    table = write(tmp_path, [dict(top1=number) for number in numbers])[1]
+    assert table.splitlines()[4:8] == ['| 54.00 |', '| 38.67 |', '| 100.0 |', '| 5011 |']
 
 
 def test_a_bar_does_not_end_a_cell(tmp_path):

@@ -123,5 +123,6 @@ def cell(value: Any) -> str:
     """A value in a Markdown table."""
     if value is None:
         return ''
-    text = f'{value:.4g}' if isinstance(value, float) else str(value)
+    # With zeros at the end, which tell 54.00 from a rounded 54; but no bare point.
+    text = f'{value:#.4g}'.removesuffix('.') if isinstance(value, float) else str(value)
     return text.replace('|', r'\|').replace('\n', ' ')
