@@ -389,6 +389,11 @@ def test_costs_that_are_not_positive_are_refused(sets):
         voc_svm(*sets, costs=[1, 0])
 
 
+def test_a_sample_without_positives_is_refused(sets):
+    with pytest.raises(ValueError, match='shots must be at least 1'):
+        low_shot_samples(sets[1], shots=(0, 1))
+
+
 def test_too_few_images_for_a_sample_are_named():
     targets = np.zeros((10, 3), int)
     targets[:5] = 1
@@ -554,7 +559,7 @@ def test_the_tool_from_photos_to_tables(network, width, shared_data, tmp_path, c
     root = shared_data / 'VOCdevkit_subset100/VOC2007'
     files = request.getfixturevalue(f'{network}_network')
     arguments = [*files, '--voc-root', root, '--out', tmp_path / 'out']
-    arguments += ['--num-workers', 0, '--stages', 0, 4, '--low-shot', '--shots', 1]
+    arguments += ['--num-workers', 0, '--stages', 4, 0, 4, '--low-shot', '--shots', 1]
     run('voc_svm.py', *arguments)
     out = tmp_path / 'out'
     record = json.loads((out / 'voc_svm.json').read_text())
@@ -576,7 +581,8 @@ def test_the_tool_from_photos_to_tables(network, width, shared_data, tmp_path, c
     )
     assert few['mean_ap_by_cv'] is None
     assert '| stage4 | 1 |' in (out / 'voc_low_shot_svm.md').read_text()
-    assert 'stage4' in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert 'stage4' in shown and '…' not in shown  # no name is cut off in 80 columns
 
 
 def rows_of(folder, name):

@@ -164,8 +164,10 @@ def low_shot_samples(
         For each k the targets (S, A, K), -1 where an image was not drawn for a class.
 
     Raises:
-        ValueError: if a class has too few positives or negatives.
+        ValueError: if a k is below 1, or a class has too few positives or negatives.
     """
+    if min(shots) < 1:
+        raise ValueError(f'shots must be at least 1, but are {[*shots]}.')
     targets_AK = check_targets(targets)
     num_classes = targets_AK.shape[1]
     samples = {}

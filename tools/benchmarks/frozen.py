@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.evaluation.backbones import load_frozen, read_config
@@ -100,7 +100,8 @@ def progress_bar(what: str) -> Callable[[Iterable], Iterable]:
 
 def show(rows: list[dict], path: Path) -> None:
     """Print results and where they are."""
-    table = Table(*rows[0])
+    # Folded where the terminal is narrow: names cut off alike could not be told apart.
+    table = Table(*(Column(name, overflow='fold') for name in rows[0]))
     for row in rows:
         table.add_row(*map(cell, row.values()))
     console = Console()

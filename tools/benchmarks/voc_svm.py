@@ -78,7 +78,7 @@ def benchmark(args: argparse.Namespace, device: torch.device) -> None:
     if not is_main_process():
         return
     full, few = [], []
-    for stage in map(STAGES.__getitem__, args.stages):
+    for stage in map(STAGES.__getitem__, sorted(set(args.stages))):
         train, test = (
             torch.from_numpy(np.array(arrays[name][stage])).to(device) for name in splits
         )
