@@ -12,6 +12,9 @@ from mmengine.registry import DefaultScope
 from mmpretrain import get_model, list_models
 from mmpretrain.models import ResNet
 
+import mmcoke
+from mmcoke.datasets.in_memory import load_split
+from mmcoke.evaluation import knn_classify
 from mmcoke.models import ZooPretrained
 from mmcoke.registry import MODELS
 from mmcoke.zoo import index, register_models
@@ -121,6 +124,25 @@ def test_a_part_of_a_network_may_be_initialized(network, in_zoo):
     head = SharedHead()
     ZooPretrained(f'mmcoke://{NAME}', prefix='backbone.')(head)
     assert_equal(head.layer4, network.layer4)
+
+
+SHIPPED = [entry.name for entry in index.entries() if entry.source.kind == 'shipped']
+
+
+def test_every_method_has_a_model_that_comes_with_the_package():
+    assert {index.find(name).method for name in SHIPPED} == {'CoKe', 'DeepCluster', 'ODC'}
+
+
+@pytest.mark.parametrize('name', SHIPPED)
+def test_shipped_models_reach_the_figures_of_their_entries(name):
+    """Their backbones, as far as the figure is of the backbone: kNN, k = 20."""
+    extractor = mmcoke.FeatureExtractor(name, progress=False)
+    sets = [load_split('digits', split) for split in ('train', 'test')]
+    x, x_test = (torch.from_numpy(extractor(images)) for images, _ in sets)
+    y, y_test = (torch.from_numpy(labels) for _, labels in sets)
+    found = (knn_classify(x, y, x_test, k=20) == y_test).double().mean().item()
+    (figure,) = (x for x in index.find(name).measured if x.task == 'kNN')
+    assert found == pytest.approx(figure.metrics['Top 1 Accuracy'], abs=0.0025)
 
 
 # ---- mmpretrain's hub
