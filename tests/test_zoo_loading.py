@@ -16,7 +16,6 @@ import mmcoke
 from mmcoke.datasets.in_memory import load_split
 from mmcoke.evaluation import knn_classify
 from mmcoke.models import ZooPretrained
-from mmcoke.registry import MODELS
 from mmcoke.zoo import index, register_models
 
 NAME = 'coke_r18_test'
@@ -166,12 +165,21 @@ def test_mmpretrain_builds_every_model():
         assert model._metainfo.name == entry.name
 
 
-def test_pretrained_weights_come_from_the_zoo(in_zoo):
+def test_pretrained_weights_come_from_the_zoo():
     register_models()
-    name = 'coke_tiny_1xb64_digits'
-    cfg = get_model(name)._config
-    with DefaultScope.overwrite_default_scope('mmcoke'):
-        torch.manual_seed(1)
-        trained = MODELS.build(cfg.model)
-    in_zoo(trained.state_dict(), name)
-    assert_equal(get_model(name, pretrained=f'mmcoke://{name}'), trained)
+    for name in SHIPPED:
+        state = torch.load(index.find(name).source.address, weights_only=True)['state_dict']
+        found = get_model(name, pretrained=True).state_dict()
+        for key, x in state.items():
+            torch.testing.assert_close(found[key], x, rtol=0, atol=0)
+
+
+def test_a_recipe_without_weights_is_built_with_a_warning():
+    register_models()
+    with pytest.warns(UserWarning, match='Unable to find pre-defined checkpoint'):
+        get_model('deepcluster_r50_8xb64_in1k', pretrained=True)
+
+
+def test_other_names_work_in_the_hub_too():
+    register_models()
+    assert get_model('coke_r50_1view_1000e')._metainfo.name == 'coke_r50_8xb64_in1k'
