@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from mmcoke.evaluation.clusterings import (
     kmeans_scores,
     label_tables,
     own_scores,
+    spread_samples,
     table_scores,
 )
 from mmcoke.evaluation.features import check_same_classes
@@ -99,6 +101,16 @@ def test_knn_of_a_torchvision_state_dict_is_that_of_torchvisions_network(
         assert row['top1'] == pytest.approx(expected, abs=100 / 300 + 1e-6)  # rounding: one image
     table = (out / 'knn.md').read_text()
     assert '| k | top1 |' in table and 'resnet18.pth' in table
+
+
+def test_a_model_of_the_zoo_is_named_by_its_address(tmp_path):
+    name = 'coke_tiny_1xb64_digits'
+    config = ROOT / f'configs/selfsup/coke/{name}.py'
+    arguments = [config, f'mmcoke://{name}', '--out', tmp_path, '--num-workers', 0]
+    run('cluster.py', *arguments, '--split', 'train')
+    record = json.loads((tmp_path / 'cluster.json').read_text())
+    assert re.fullmatch(rf'{name}-(\w+)\.pth', record['checkpoint']['name'])
+    assert record['rows'][0]['acc'] > 0.9
 
 
 def test_kmeans_takes_the_features_that_are_there(measured):
@@ -263,8 +275,9 @@ def test_kmeans_takes_the_restart_with_the_least_objective(monkeypatch):
     x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
     seen = []
 
-    def kmeans(x, num_clusters, seed):
-        seen.append(seed)
+    def kmeans(x, num_clusters, init):
+        seed = len(seen)
+        seen.append(init)
         result = Result((y + 1 if seed == 2 else y * 0, None))
         result.objective = abs(seed - 2)
         return result
@@ -274,7 +287,8 @@ def test_kmeans_takes_the_restart_with_the_least_objective(monkeypatch):
 
     monkeypatch.setattr('mmcoke.evaluation.clusterings.kmeans', kmeans)
     assert kmeans_scores(x, y, num_restarts=4)['acc'] == 1
-    assert seen == [0, 1, 2, 3]
+    assert len(seen) == 4
+    assert not seen[0].equal(seen[1])
     with pytest.raises(ValueError, match='num_restarts'):
         kmeans_scores(x, y, num_restarts=0)
 
@@ -309,3 +323,13 @@ def test_errors_of_users_are_one_line(resnet, tmp_path):
     ):
         with pytest.raises(SystemExit, match=f'error: .*{message}'):
             run('knn.py', *arguments, '--out', tmp_path / 'out', *SMALL)
+
+
+def test_kmeans_starts_from_samples_far_apart():
+    """Ten groups: of any ten samples, all but one choice in 2,700 leave a group without a start."""
+    torch.manual_seed(0)
+    centers = 10 * torch.eye(10)
+    x = (centers.repeat(30, 1) + torch.randn(300, 10)).float()
+    found = spread_samples(x, 10, seed=1)
+    assert sorted(torch.cdist(found, centers).argmin(1).tolist()) == list(range(10))
+    assert torch.cdist(found, x).amin() < 0.1  # samples, not means

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 import mmcoke
 from mmcoke.clustering import kmeans
+from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.evaluation.gallery import write_gallery
 
 
@@ -50,7 +51,8 @@ def make_gallery(args: argparse.Namespace) -> None:
 
     # 2. Clusters: only the direction of a feature counts, so all become unit vectors.
     x = normalize(features, dim=1)
-    label, centers = kmeans(x, args.num_clusters, spherical=True)
+    start = spread_samples(x, args.num_clusters)
+    label, centers = kmeans(x, args.num_clusters, spherical=True, init=start)
     similarity = (x * centers[label]).sum(1)  # cosine, of each photo to the center of its cluster
 
     # 3. A look at them.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
@@ -24,6 +25,9 @@ from .clustering import clustering_scores
 TABLE = re.compile(r'(?:module\.)?(labelers\.\d+)\.labels\.(?:newest\.)?label')
 """Names of the tables of CoKe's, DeepCluster's and ODC's labelers in a checkpoint."""
 
+SEEDING = 256
+"""Samples per cluster among which k-means looks for its first centers; as many as faiss takes."""
+
 
 def kmeans_scores(
     x: Tensor | np.ndarray,
@@ -33,6 +37,9 @@ def kmeans_scores(
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, float]:
     """Cluster L2-normalized features into as many clusters as there are classes, and compare.
+
+    Each run starts from :func:`spread_samples`: from any samples, k-means often ends with two
+    classes in one cluster and another class in two.
 
     Args:
         x: features (A, D).
@@ -51,10 +58,29 @@ def kmeans_scores(
         raise ValueError(f'num_restarts must be at least 1, but is {num_restarts}.')
     x = normalize(torch.tensor(x) if isinstance(x, np.ndarray) else x.float(), dim=1)
     num_clusters = len(classes.unique())
-    runs = (kmeans(x, num_clusters, seed=seed) for seed in progress(range(num_restarts)))
+    runs = (
+        kmeans(x, num_clusters, init=spread_samples(x, num_clusters, seed=seed))
+        for seed in progress(range(num_restarts))
+    )
     label, _ = min(runs, key=lambda result: result.objective)
     sizes = dict(num_clusters=num_clusters, num_images=len(classes))
     return sizes | clustering_scores(label, classes)
+
+
+def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
+    """Samples far from each other, to start k-means from: k-means++ (Arthur, Vassilvitskii, 2007).
+
+    Args:
+        x: (A, D); of more than :data:`SEEDING` per cluster, so many are looked at.
+        num_clusters: K.
+
+    Returns:
+        (K, D).
+    """
+    random = np.random.default_rng(seed)
+    some = random.permutation(len(x))[: SEEDING * num_clusters]
+    centers, _ = kmeans_plusplus(x[torch.from_numpy(some)].numpy(), num_clusters, random_state=seed)
+    return torch.from_numpy(centers)
 
 
 def own_scores(
