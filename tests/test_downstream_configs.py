@@ -132,13 +132,16 @@ def test_the_scores_are_written_for_the_model_zoo(config, tmp_path):
     model, weights = nn.Linear(1, 1), 'torchvision://resnet50'
     model.backbone = BaseModule(dict(type='mmcoke.StrictPretrained', checkpoint=weights))
     # A loader with a batch sampler of its own has no batch size.
-    loader = SimpleNamespace(batch_size=None, batch_sampler=SimpleNamespace(batch_size=2))
+    loader = SimpleNamespace(
+        batch_size=None, batch_sampler=SimpleNamespace(batch_size=2), dataset=[0] * 7
+    )
     runner = SimpleNamespace(
         cfg=SimpleNamespace(filename=config),
         work_dir=tmp_path,
         model=model,
         train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop),
         train_dataloader=loader,
+        val_dataloader=SimpleNamespace(dataset=[0] * 3),
         optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.02)),
         iter=24000,
         logger=MMLogger.get_current_instance(),
@@ -149,6 +152,7 @@ def test_the_scores_are_written_for_the_model_zoo(config, tmp_path):
     hook.after_val_epoch(runner, {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.75})
     found = json.loads((tmp_path / f'{Path(config).stem}.json').read_text())
     row = dict(mAP=0.5, AP50=0.75, iterations=24000, batch=2, learning_rate='0.02')
+    row |= dict(num_train=7, num_val=3)
     assert found['rows'] == [row]
     assert found['protocol'].endswith('Weights: torchvision://resnet50.')
     assert found['checkpoint'] is None

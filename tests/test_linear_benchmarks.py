@@ -489,8 +489,8 @@ def test_stages_of_a_torchvision_network_on_photos(shared_data, torchvision_file
     # 75 images, each counted once
     hits = [row['top1'] * 0.75 for row in rows]
     assert hits == pytest.approx([round(x) for x in hits])
-    setup = {key: rows[0][key] for key in ('epochs', 'batch', 'learning_rate')}
-    assert setup == dict(epochs=3, batch=50, learning_rate='0.01')
+    setup = {key: rows[0][key] for key in ('epochs', 'batch', 'learning_rate', 'num_val')}
+    assert setup == dict(epochs=3, batch=50, learning_rate='0.01', num_val=75)
     assert record['checkpoint']['name'] == 'resnet18.pth'
 
 

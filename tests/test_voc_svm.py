@@ -564,7 +564,11 @@ def test_the_tool_from_photos_to_tables(network, width, shared_data, tmp_path, c
     out = tmp_path / 'out'
     record = json.loads((out / 'voc_svm.json').read_text())
     assert 'are left out' in record['protocol']
-    assert [row['features'] for row in record['rows']] == ['stage0', 'stage4']
+    *rows, best = record['rows']
+    assert [row['features'] for row in rows] == ['stage0', 'stage4']
+    assert best['features'] == 'best'
+    assert best['mean_ap'] == max(row['mean_ap'] for row in rows)
+    assert {row['features']: row['mean_ap'] for row in rows}[best['stage']] == best['mean_ap']
     features = [np.load(out / f'features/voc07_{name}/stage4.npy') for name in ('trainval', 'test')]
     assert [x.shape for x in features] == [(50, 4 * width)] * 2
     splits = read_devkit(root)

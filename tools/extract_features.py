@@ -23,6 +23,7 @@ from mmengine.dist import is_main_process
 from rich.progress import track
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.evaluation.backbones import load_frozen, read_config
 from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
@@ -35,7 +36,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file that describes the network')
     parser.add_argument(
-        'checkpoint', help="of mmcoke, mmpretrain, mmselfsup or torchvision's names"
+        'checkpoint',
+        help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
     )
     data = parser.add_mutually_exclusive_group()
     data.add_argument('--data-root', help='folder of images; its subfolders are the classes')
@@ -86,7 +88,7 @@ def extract(args: argparse.Namespace) -> None:
     data = Path(args.data_root).resolve().name if args.data_root else args.split
     out = Path(args.out or Path(default_work_dir(args.config)) / 'features' / data)
     with joined_processes(args.launcher) as device:
-        network = load_frozen(cfg, args.checkpoint)
+        network = load_frozen(cfg, zoo.local_file(args.checkpoint))
         if args.data_root:
             dataset = folder_images(network, args.data_root, size=args.size)
         else:

@@ -17,9 +17,6 @@ from .pretrained import find_prefix, load_backbone, read_weights
 
 __all__ = ['StrictPretrained', 'ZooPretrained']
 
-ZOO = 'mmcoke://'
-"""What the address of a model in the zoo begins with; its name follows."""
-
 COUNTER = 'num_batches_tracked'
 """Of batch norm: old checkpoints lack it, and networks that are used here do not read it."""
 
@@ -78,14 +75,13 @@ class StrictPretrained(PretrainedInit):
             update_init_info(module, init_info=self._get_init_info())
 
 
-@CheckpointLoader.register_scheme(prefixes=ZOO)
+@CheckpointLoader.register_scheme(prefixes=zoo.ADDRESS)
 def read_from_zoo(address: str, map_location: str | None = None) -> dict:
     """The checkpoint of ``mmcoke://NAME``, downloaded if it is not there yet.
 
     Raises as :func:`mmcoke.zoo.download` and :func:`~mmcoke.engine.checkpoint.read_checkpoint`.
     """
-    path = zoo.download(address.removeprefix(ZOO))
-    return read_checkpoint(path, map_location=map_location or 'cpu')
+    return read_checkpoint(zoo.local_file(address), map_location=map_location or 'cpu')
 
 
 @ROOT_INITIALIZERS.register_module(name='Pretrained', force=True)
@@ -103,7 +99,7 @@ class ZooPretrained(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a module."""
-        if not str(self.checkpoint).startswith(ZOO):
+        if not str(self.checkpoint).startswith(zoo.ADDRESS):
             super().__call__(module)
             return
         start = f'{self.prefix.rstrip(".")}.' if self.prefix else ''

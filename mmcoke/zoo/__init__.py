@@ -16,10 +16,11 @@ from .hub import register_models
 from .index import Entry, Figure, Source
 from .index import find as show
 from .index import names as list
-from .store import cache_dir, download
+from .store import ADDRESS, cache_dir, download, local_file
 from .transfer import DownloadError
 
 __all__ = [
+    'ADDRESS',
     'DownloadError',
     'Entry',
     'Figure',
@@ -27,6 +28,7 @@ __all__ = [
     'cache_dir',
     'download',
     'list',
+    'local_file',
     'register_models',
     'show',
 ]

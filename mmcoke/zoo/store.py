@@ -22,6 +22,9 @@ from .transfer import DownloadError, Part, download_drive, download_http, progre
 CHECKPOINT_MAGIC = (b'PK\x03\x04', b'\x80')
 """First bytes of what torch.save writes: a zip file, or before torch 1.6 a pickle."""
 
+ADDRESS = 'mmcoke://'
+"""What the address of a model of the zoo begins with; its name follows."""
+
 Layout = Literal['torchvision', 'timm', 'mmcoke']
 BACKBONE_ONLY = ('torchvision', 'timm')
 
@@ -57,6 +60,13 @@ def download(name: str, dest: str | Path | None = None, convert: Layout | None =
     if not (copy.exists() and copy.samefile(path)):
         write_whole(copy, lambda temporary: shutil.copyfile(path, temporary))
     return copy
+
+
+def local_file(checkpoint: str | Path) -> Path:
+    """Path of a checkpoint: of ``mmcoke://NAME`` that of :func:`download`, else as given."""
+    if str(checkpoint).startswith(ADDRESS):
+        return download(str(checkpoint).removeprefix(ADDRESS))
+    return Path(checkpoint)
 
 
 def cache_dir() -> Path:

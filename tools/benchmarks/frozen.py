@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
+from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.evaluation.backbones import load_frozen, read_config
 from mmcoke.evaluation.labelled_features import LabelledFeatures, labelled_features, split_images
@@ -38,7 +39,8 @@ def network_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument('config', help='config file that describes the network')
     parser.add_argument(
-        'checkpoint', help="of mmcoke, mmpretrain, mmselfsup or torchvision's names"
+        'checkpoint',
+        help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
     )
     parser.add_argument(
         '--out', help='folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
@@ -68,10 +70,11 @@ def network_parser(description: str) -> argparse.ArgumentParser:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config with the command line's choices; ``args.out`` is filled in."""
+    """The config with the command line's choices; checkpoint and ``args.out`` become paths."""
+    args.checkpoint = zoo.local_file(args.checkpoint)
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
-    folder = Path(default_work_dir(args.config)) / 'benchmarks' / Path(args.checkpoint).stem
+    folder = Path(default_work_dir(args.config)) / 'benchmarks' / args.checkpoint.stem
     args.out = Path(args.out or folder)
     return cfg
 

@@ -48,6 +48,8 @@ class ResultsHook(Hook):
         setup |= dict(
             batch=runner.train_dataloader.batch_sampler.batch_size * get_world_size(),
             learning_rate=', '.join(f'{rate:g}' for rate in first_rates(runner)),
+            num_train=len(runner.train_dataloader.dataset),
+            num_val=len(runner.val_dataloader.dataset),
         )
         path = results.write_results(
             runner.work_dir,
