@@ -59,6 +59,11 @@ def tiny(method, work_dir=None):
     return cfg
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first: several processes then end at nearly the same time."""
+    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+
+
 @pytest.fixture
 def tiny_config(tmp_path):
     """CoKe's digits recipe, made tiny, writing to ``tmp_path``."""
