@@ -333,3 +333,5 @@ def test_kmeans_starts_from_samples_far_apart():
     found = spread_samples(x, 10, seed=1)
     assert sorted(torch.cdist(found, centers).argmin(1).tolist()) == list(range(10))
     assert torch.cdist(found, x).amin() < 0.1  # samples, not means
+    with pytest.raises(ValueError, match='num_clusters=301 is more than the 300 samples'):
+        spread_samples(x, 301)

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
 from mmcoke.clustering import UNASSIGNED, kmeans
+from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.engine.checkpoint import read_checkpoint
 from mmcoke.models.pretrained import weights_of
 from mmcoke.registry import DATASETS
@@ -76,7 +77,11 @@ def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
 
     Returns:
         (K, D).
+
+    Raises:
+        ValueError: if there are fewer samples than clusters, or one is not finite.
     """
+    check_num_clusters(num_clusters, len(x))
     random = np.random.default_rng(seed)
     some = random.permutation(len(x))[: SEEDING * num_clusters]
     centers, _ = kmeans_plusplus(x[torch.from_numpy(some)].numpy(), num_clusters, random_state=seed)
