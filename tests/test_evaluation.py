@@ -84,6 +84,8 @@ def test_linear_probe_equals_scikit_learn():
     probe = LogisticRegression(C=0.01, max_iter=1000).fit(scaler.transform(x.numpy()), y.numpy())
     expected = probe.predict(scaler.transform(x_test.numpy()))
     assert linear_probe(x, y, x_test, c=0.01).tolist() == expected.tolist()
+    arrays = x.numpy(), y.numpy(), x_test.numpy()
+    assert linear_probe(*arrays, c=0.01).tolist() == expected.tolist()
 
 
 def test_clustering_accuracy_is_the_best_matching():

@@ -1,6 +1,8 @@
 # Places205, images of 256x256 pixels. Its download links are dead; who has it, has this layout:
 #   data/places205/trainvalsplit_places205/{train,val}_places205.csv    lines "a/abbey/x.jpg 0"
 #   data/places205/data/vision/torralba/deeplearning/images256/a/abbey/x.jpg
+_base_ = 'imagenet.py'
+
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='NumpyToPIL', to_rgb=True),
@@ -11,22 +13,8 @@ train_pipeline = [
     dict(type='PILToNumpy'),
     dict(type='PackInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='NumpyToPIL', to_rgb=True),
-    dict(type='torchvision/Resize', size=256),
-    dict(type='torchvision/CenterCrop', size=224),
-    dict(type='PILToNumpy'),
-    dict(type='PackInputs'),
-]
 
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='Places205',
         data_root='data/places205/',
@@ -36,18 +24,10 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='Places205',
         data_root='data/places205/',
         ann_file='trainvalsplit_places205/val_places205.csv',
         data_prefix='data/vision/torralba/deeplearning/images256/',
-        pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
