@@ -9,6 +9,7 @@
 _base_ = [
     '../_base_/models/resnet50_mhead.py',
     '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/sgd_mhead.py',
     '../../_base_/default_runtime.py',
 ]
 
@@ -36,13 +37,8 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 # schedule
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4, nesterov=True),
-)
 param_scheduler = [dict(type='MultiStepLR', milestones=[30, 60], gamma=0.1)]
 train_cfg = dict(by_epoch=True, max_epochs=90, val_interval=10)
-auto_scale_lr = dict(base_batch_size=256, enable=False)
 val_evaluator = dict(_delete_=True, type='MultiHeadAccuracy', topk=(1, 5))
 
 default_hooks = dict(

@@ -10,26 +10,14 @@
 # Hardware: 4 GPUs. Time: not measured. Expected, top-1: ODC 58.15 % (published by OpenMMLab,
 # trained with OpenSelfSup).
 # Not run at this scale by this project.
-_base_ = [
-    '../../_base_/models/resnet50_finetune.py',
-    '../../_base_/datasets/imagenet.py',
-    '../../../_base_/default_runtime.py',
-]
+_base_ = '../imagenet_1percent/resnet50_4xb64-steplr-20e_in1k-1pct.py'
 
-train_dataloader = dict(batch_size=64, dataset=dict(ann_file='meta/train_10percent.txt'))
+train_dataloader = dict(dataset=dict(ann_file='meta/train_10percent.txt'))
 
 # schedule
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4),
-    paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=1.0))),
-)
-param_scheduler = [dict(type='MultiStepLR', milestones=[12, 16], gamma=0.2)]
-train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=5)
-auto_scale_lr = dict(base_batch_size=256, enable=False)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))
 
 default_hooks = dict(
-    logger=dict(interval=10),
     results=dict(
         protocol='ImageNet-1k validation accuracy in % after fine-tuning all layers on 10 % of '
         'the labels; 20 epochs of SGD, learning rate times 0.2 after epochs 12 and 16. Published '
