@@ -12,6 +12,7 @@ from torch.nn.functional import conv2d
 from mmcoke import __version__
 from mmcoke.engine.checkpoint import write_whole
 from mmcoke.evaluation.features import averaged
+from mmcoke.evaluation.plain_images import center_crop
 from mmcoke.inference import FeatureExtractor, normalized
 
 TOLERANCE = 1e-4
@@ -168,8 +169,8 @@ def described(extractor: FeatureExtractor, size: tuple[int, int]) -> dict[str, s
     layout = '(n, {}, {})' if extractor.grey else '(n, {}, {}, 3)'
     resize = 'by the pipeline of the config'
     if extractor.size:
-        shorter = round(extractor.size * 256 / 224)
-        resize = f'shorter side to {shorter}, bilinear, antialiased; center crop {extractor.size}'
+        shorter, crop = (step['size'] for step in center_crop(extractor.size))
+        resize = f'shorter side to {shorter}, bilinear, antialiased; center crop {crop}'
     return dict(
         input=f'uint8, {"grey" if extractor.grey else "RGB"}, {layout.format(*size)}; normalized '
         'in the graph',

@@ -325,10 +325,10 @@ def mismatch(found: str, source: Source) -> str:
     )
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: str | Path) -> str:
     """Of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open('rb') as file:
+    with open(path, 'rb') as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
