@@ -1,6 +1,5 @@
 """The result of a benchmark as JSON and as a Markdown table, ready for the model zoo."""
 
-import hashlib
 import json
 import math
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 
 from mmcoke import __version__
 from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.zoo.store import sha256_of
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'numpy', 'scikit-learn')
 
@@ -66,16 +66,7 @@ def write_results(
 
 def describe_file(path: str | Path) -> dict[str, str]:
     """Name and SHA-256 prefix of a file."""
-    return dict(name=Path(path).name, sha256=sha256_prefix(path))
-
-
-def sha256_prefix(path: str | Path, num_digits: int = 8) -> str:
-    """The first hexadecimal digits of a file's SHA-256; OpenMMLab puts 8 into names of weights."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()[:num_digits]
+    return dict(name=Path(path).name, sha256=sha256_of(path)[:8])  # as OpenMMLab names weights
 
 
 def versions() -> dict[str, str]:
@@ -99,13 +90,8 @@ def plain(value: Any) -> Any:
 
 def as_markdown(record: Mapping[str, Any]) -> str:
     """A record of :func:`write_results` as a heading, a table and where it comes from."""
-    rows = record['rows']
-    nested = {key for row in rows for key, x in row.items() if isinstance(x, (list, dict))}
-    columns = [
-        key for key in dict.fromkeys(key for row in rows for key in row) if key not in nested
-    ]
-    lines = [columns, ['---'] * len(columns)]
-    lines += [[cell(row.get(key)) for key in columns] for row in rows]
+    columns, *cells = table_of(record['rows'])
+    lines = [columns, ['---'] * len(columns), *cells]
     checkpoint = record['checkpoint']
     source = dict(
         Protocol=record['protocol'],
@@ -119,8 +105,17 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     return f'# {record["benchmark"]}\n\n{table}\n\n{notes}\n'
 
 
+def table_of(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Names of the columns, then the cells of each row; without what goes to the JSON only."""
+    nested = {key for row in rows for key, x in row.items() if isinstance(x, (list, dict))}
+    columns = [
+        key for key in dict.fromkeys(key for row in rows for key in row) if key not in nested
+    ]
+    return [columns, *([cell(row.get(key)) for key in columns] for row in rows)]
+
+
 def cell(value: Any) -> str:
-    """A value in a Markdown table."""
+    """A value in a table."""
     if value is None:
         return ''
     # With zeros at the end, which tell 54.00 from a rounded 54; but no bare point.

@@ -10,12 +10,18 @@ DATA_ROOT/train, or where the config says.
 import argparse
 
 import torch
-from frozen import extract_splits, frozen_parser, load_config, progress_bar, run, show
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke.evaluation.clusterings import kmeans_scores, own_scores
-from mmcoke.evaluation.results import write_results
+from mmcoke.evaluation.command_line import (
+    extract_splits,
+    frozen_parser,
+    load_config,
+    progress_bar,
+    report,
+    run,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,10 +54,7 @@ def cluster(args: argparse.Namespace, device: torch.device) -> None:
         f'L2-normalized pooled features of {args.size}x{args.size} crops, the one with the least '
         f'objective of {args.restarts}. labelers: pseudo-labels in the checkpoint'
     )
-    path = write_results(
-        args.out, 'cluster', rows, protocol=protocol, config=args.config, checkpoint=args.checkpoint
-    )
-    show(rows, path)
+    report(args, 'cluster', rows, protocol)
 
 
 @record

@@ -13,12 +13,18 @@ An interrupted run goes on where it was: give the same command again.
 import argparse
 
 import torch
-from frozen import extract_splits, frozen_parser, load_config, progress_bar, run, show
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke.evaluation import knn_classify_many
-from mmcoke.evaluation.results import write_results
+from mmcoke.evaluation.command_line import (
+    extract_splits,
+    frozen_parser,
+    load_config,
+    progress_bar,
+    report,
+    run,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,10 +64,7 @@ def knn(args: argparse.Namespace, device: torch.device) -> None:
         f'cosine similarity of pooled features of {args.size}x{args.size} crops; top1 in percent '
         'of the validation images'
     )
-    path = write_results(
-        args.out, 'knn', rows, protocol=protocol, config=args.config, checkpoint=args.checkpoint
-    )
-    show(rows, path)
+    report(args, 'knn', rows, protocol)
 
 
 @record

@@ -14,16 +14,15 @@ import argparse
 
 import numpy as np
 import torch
-from frozen import load_config, network_parser, progress_bar, run, show
 from mmengine.dist import is_main_process
 from mmengine.registry import DefaultScope
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke.evaluation import low_shot_svm, voc_svm
 from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen
+from mmcoke.evaluation.command_line import load_config, network_parser, progress_bar, report, run
 from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
 from mmcoke.evaluation.plain_images import feature_pipeline
-from mmcoke.evaluation.results import write_results
 from mmcoke.evaluation.svm import SHOTS, low_shot_samples
 from mmcoke.evaluation.voc import CLASSES, RESIZE, Images, Split, read_devkit
 
@@ -90,9 +89,9 @@ def benchmark(args: argparse.Namespace, device: torch.device) -> None:
         best = max(full, key=lambda row: row['mean_ap'])
         full.append(best | dict(features='best', stage=best['features']))
     ignored = 'count as negatives, as in the published tools' if args.parity else 'are left out'
-    write(args, name_of(args), full, f'{PROTOCOL}; {FULL} {ignored}')
+    report(args, name_of(args), full, f'{PROTOCOL}; {FULL} {ignored}')
     if args.low_shot:
-        write(args, 'voc_low_shot_svm', few, f'{PROTOCOL}; {LOW_SHOT.format(args.seed)}')
+        report(args, 'voc_low_shot_svm', few, f'{PROTOCOL}; {LOW_SHOT.format(args.seed)}')
 
 
 def extract(
@@ -151,14 +150,6 @@ def low_shot_rows(args: argparse.Namespace, stage: str, *sets) -> list[dict]:
 def name_of(args: argparse.Namespace) -> str:
     """Of the results on all training images."""
     return 'voc_svm_parity' if args.parity else 'voc_svm'
-
-
-def write(args: argparse.Namespace, name: str, rows: list[dict], protocol: str) -> None:
-    """Write and print results."""
-    source = dict(config=args.config, checkpoint=args.checkpoint)
-    path = write_results(args.out, name, rows, protocol=protocol, **source)
-    nested = {key for row in rows for key, x in row.items() if isinstance(x, (dict, list))}
-    show([{key: row[key] for key in row if key not in nested} for row in rows], path)
 
 
 @record

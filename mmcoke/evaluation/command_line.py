@@ -1,4 +1,4 @@
-"""What the benchmarks on frozen features have in common: arguments, and how they end."""
+"""What the tools on frozen networks have in common: arguments, results, and how they end."""
 
 import argparse
 import os
@@ -16,9 +16,12 @@ from rich.table import Column, Table
 
 from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
-from mmcoke.evaluation.backbones import load_frozen, read_config
-from mmcoke.evaluation.labelled_features import LabelledFeatures, labelled_features, split_images
-from mmcoke.evaluation.results import cell
+
+from .backbones import load_frozen, read_config
+from .labelled_features import LabelledFeatures, labelled_features, split_images
+from .results import table_of, write_results
+
+BENCHMARK_FOLDER = 'folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
 
 
 def frozen_parser(description: str) -> argparse.ArgumentParser:
@@ -32,8 +35,13 @@ def frozen_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def network_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the arguments of all benchmarks."""
+def network_parser(description: str, out: str = BENCHMARK_FOLDER) -> argparse.ArgumentParser:
+    """Parser with the arguments of all tools.
+
+    Args:
+        description: of the tool.
+        out: what ``--out`` is, and in parentheses its default.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,9 +50,7 @@ def network_parser(description: str) -> argparse.ArgumentParser:
         'checkpoint',
         help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
     )
-    parser.add_argument(
-        '--out', help='folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
-    )
+    parser.add_argument('--out', help=out)
     parser.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
     parser.add_argument(
         '--num-workers',
@@ -101,24 +107,25 @@ def progress_bar(what: str) -> Callable[[Iterable], Iterable]:
     return partial(track, description=what) if is_main_process() else iter
 
 
-def show(rows: list[dict], path: Path) -> None:
-    """Print results and where they are."""
+def report(args: argparse.Namespace, name: str, rows: list[dict], protocol: str) -> None:
+    """Write results by ``write_results``, and print their table."""
+    source = dict(config=args.config, checkpoint=args.checkpoint)
+    path = write_results(args.out, name, rows, protocol=protocol, **source)
+    columns, *cells = table_of(rows)
     # Folded where the terminal is narrow: names cut off alike could not be told apart.
-    table = Table(*(Column(name, overflow='fold') for name in rows[0]))
-    for row in rows:
-        table.add_row(*map(cell, row.values()))
+    table = Table(*(Column(name, overflow='fold') for name in columns))
+    for line in cells:
+        table.add_row(*line)
     console = Console()
     console.print(table)
     console.print(f'{path} and {path.with_suffix(".md").name}', soft_wrap=True)
 
 
-def run(
-    benchmark: Callable[[argparse.Namespace, torch.device], None], args: argparse.Namespace
-) -> None:
+def run(tool: Callable[[argparse.Namespace, torch.device], None], args: argparse.Namespace) -> None:
     """Run in this process, as one of many if there are more; errors of users are one line."""
     try:
         with joined_processes(args.launcher) as device:
-            benchmark(args, device)
+            tool(args, device)
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
     except KeyboardInterrupt:
