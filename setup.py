@@ -81,7 +81,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmcoke', 'mmcoke.*']),
-    package_data={'mmcoke.evaluation': ['templates/*.html'], 'mmcoke.zoo': ['weights/*.pth']},
+    package_data={'mmcoke.reporting': ['templates/*.html'], 'mmcoke.zoo': ['weights/*.pth']},
     python_requires='>=3.10',
     install_requires=read_requirements('base'),
     extras_require={name: read_requirements(name) for name in EXTRAS},

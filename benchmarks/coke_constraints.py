@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmcoke.engine.checkpoint import read_checkpoint
+from mmcoke.files import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {

@@ -1,12 +1,14 @@
 """mmcoke: clustering-based self-supervised learning of image features."""
 
+from . import _moved  # noqa: F401  (old names of modules)
+
 __version__ = '0.1.0'
 
 
 def __getattr__(name: str) -> object:
     # Not imported before it is used: the core does without OpenMMLab.
     if name == 'FeatureExtractor':
-        from mmcoke.inference import FeatureExtractor
+        from mmcoke.features.extractor import FeatureExtractor
 
         return FeatureExtractor
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -42,7 +42,7 @@ def _child(name: str, *locations: str) -> Registry:
 
 ENGINE = ('mmpretrain.engine', 'mmcoke.engine')
 DATA = ('mmpretrain.datasets', 'mmcoke.datasets')
-MODEL = ('mmpretrain.models', 'mmcoke.models')
+MODEL = ('mmpretrain.models', 'mmcoke.models', 'mmcoke.weights', 'mmcoke.zoo.initializer')
 EVALUATION = ('mmpretrain.evaluation', 'mmcoke.evaluation')
 VISUALIZATION = ('mmpretrain.visualization',)
 

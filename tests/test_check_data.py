@@ -15,8 +15,8 @@ import pytest
 from mmpretrain.datasets import CIFAR10 as MMPretrainCIFAR10
 from PIL import Image
 
-from mmcoke.datasets import CustomDataset, InMemoryImages, check, readable
-from mmcoke.datasets.check import CHECKS, check_data
+from mmcoke.datasets import CustomDataset, InMemoryImages, voc
+from mmcoke.datasets.check import CHECKS, check_data, cifar, listed, readable
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ('a', 'a-b', 'c')  # '-' sorts before '/': whole paths are in another order than classes
@@ -26,12 +26,12 @@ CLASSES = ('a', 'a-b', 'c')  # '-' sorts before '/': whole paths are in another 
 def small(monkeypatch):
     """The published sizes shrunk: 3 classes, 6 training images, 3 of validation."""
     sizes = dict(train=6, val=3)
-    for name, spec in check.LISTED.items():
+    for name, spec in listed.LISTED.items():
         splits = tuple(dataclasses.replace(s, num_images=sizes[s.name]) for s in spec.splits)
         monkeypatch.setitem(
-            check.LISTED, name, dataclasses.replace(spec, splits=splits, num_classes=3)
+            listed.LISTED, name, dataclasses.replace(spec, splits=splits, num_classes=3)
         )
-    monkeypatch.setattr(check, 'CIFAR10_IMAGES', dict(train=20, test=10))
+    monkeypatch.setattr(cifar, 'CIFAR10_IMAGES', dict(train=20, test=10))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_list_of_few_labels_must_be_a_part_of_train(root, look):
 
 
 def fill_places205(root):
-    folder = root / check.IMAGES_205
+    folder = root / listed.IMAGES_205
     for split, count in dict(train=2, val=1).items():
         lines = []
         for label, name in enumerate(CLASSES):
@@ -198,7 +198,7 @@ def test_places205_is_checked_by_its_own_lists(root, look):
     assert 'train: 6 images of 3 classes' in report.facts
     (root / 'trainvalsplit_places205/val_places205.csv').unlink()
     assert 'The labels of val are missing' in problems(look('places205'))
-    (root / check.IMAGES_205 / 'a/c/train_1.jpg').unlink()
+    (root / listed.IMAGES_205 / 'a/c/train_1.jpg').unlink()
     assert '1 images of train are absent' in problems(look('places205'))
 
 
@@ -311,7 +311,7 @@ def devkit(shared_data, root, monkeypatch):
     """A copy of the small devkit, whose size counts as the published one."""
     source = shared_data / 'VOCdevkit_subset100/VOC2007'
     shutil.copytree(source, root / 'VOC2007', copy_function=shutil.copyfile)
-    monkeypatch.setattr(check.voc, 'NUM_IMAGES', dict(trainval=50, test=50))
+    monkeypatch.setattr(voc, 'NUM_IMAGES', dict(trainval=50, test=50))
     return root / 'VOC2007'
 
 
@@ -334,7 +334,7 @@ def test_what_a_devkit_lacks_is_named_with_its_archive(devkit, look):
 
 
 def test_another_number_of_images_and_absent_annotations_are_named(devkit, look, monkeypatch):
-    monkeypatch.setattr(check.voc, 'NUM_IMAGES', dict(trainval=5011, test=50))
+    monkeypatch.setattr(voc, 'NUM_IMAGES', dict(trainval=5011, test=50))
     first, *_ = (devkit / 'ImageSets/Main/test.txt').read_text().split()
     (devkit / f'Annotations/{first}.xml').unlink()
     count, annotation = look('voc07', decode=False).problems
@@ -409,7 +409,7 @@ def official(root, monkeypatch):
     (folder / 'batches.meta').write_bytes(pickle.dumps(names))
     for path in folder.iterdir():
         sums[path.name] = hashlib.md5(path.read_bytes()).hexdigest()
-    for kind in (check.CIFAR10, MMPretrainCIFAR10):
+    for kind in (cifar.CIFAR10, MMPretrainCIFAR10):
         for key, members in files.items():
             monkeypatch.setattr(kind, key, [[name, sums[name]] for name in members])
         monkeypatch.setattr(kind, 'meta', dict(kind.meta, md5=sums['batches.meta']))

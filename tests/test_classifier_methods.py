@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmcoke.datasets import ConcatDataset
 from mmcoke.datasets.wrappers import with_pipeline
 from mmcoke.engine.launch import build_runner, train
-from mmcoke.evaluation.features import gather_rows, own_features, view_of
+from mmcoke.features.extraction import gather_rows, own_features, view_of
 
 METHODS = ['deepcluster', 'odc']
 

@@ -15,15 +15,16 @@ from mmpretrain.models import ResNet, VisionTransformer
 from torch import nn
 
 from mmcoke.clustering import UNASSIGNED, AveragedPseudoLabels
-from mmcoke.models import PlainConvNet, checkpoints
-from mmcoke.models.checkpoints import (
+from mmcoke.models import PlainConvNet
+from mmcoke.registry import MODELS
+from mmcoke.weights import coke as checkpoints
+from mmcoke.weights.coke import (
     coke_to_mmcoke,
-    export_backbone,
     from_coke,
     mmcoke_to_coke,
     to_coke,
 )
-from mmcoke.registry import MODELS
+from mmcoke.weights.torchvision import export_backbone
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs/selfsup/coke/coke_r50_8xb64_in1k.py'

@@ -19,7 +19,7 @@ from mmcoke.engine.hooks.odc_hook import load_shards
 from mmcoke.engine.hooks.refit_hook import cluster_on_main
 from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
 from mmcoke.engine.launch import train
-from mmcoke.evaluation.features import gather_rows, own_features
+from mmcoke.features.extraction import gather_rows, own_features
 from mmcoke.registry import MODELS
 
 

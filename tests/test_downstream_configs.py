@@ -20,7 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 import mmcoke.engine  # noqa: F401 (the file backend that configs name)
 from mmcoke.models import StrictPretrained
-from mmcoke.models.checkpoints import export_backbone, resnet_shapes
+from mmcoke.weights.torchvision import export_backbone, resnet_shapes
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs/benchmarks'
 SHARED_HEAD = 'roi_head.shared_head'

@@ -23,10 +23,11 @@ from torch.nn.functional import normalize
 
 from mmcoke.datasets import CustomDataset, InMemoryImages
 from mmcoke.engine.launch import train
-from mmcoke.evaluation import backbones, extract_features, feature_store
-from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen
-from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk, open_features
-from mmcoke.evaluation.plain_images import config_images, feature_pipeline, folder_images
+from mmcoke.evaluation import extract_features
+from mmcoke.features import backbones, store
+from mmcoke.features.backbones import FrozenNetwork, load_frozen
+from mmcoke.features.plain_images import config_images, feature_pipeline, folder_images
+from mmcoke.features.store import FEATURES, extract_to_disk, open_features
 from mmcoke.models import PlainConvNet, ResNetSobel
 from mmcoke.models.stages import has_stages, pool_stage, stage_outputs
 from mmcoke.registry import MODELS
@@ -175,7 +176,9 @@ def test_the_weights_are_found_in_any_layout(layout, resnet, tmp_path):
 
 def test_the_number_of_matched_keys_is_logged(checkpoint, monkeypatch):
     logged = []
-    monkeypatch.setattr('mmcoke.models.pretrained.print_log', lambda text, **_: logged.append(text))
+    monkeypatch.setattr(
+        'mmcoke.weights.pretrained.print_log', lambda text, **_: logged.append(text)
+    )
     load_frozen(OURS, checkpoint)
     assert '100 of 100 backbone keys matched' in logged[0]
 
@@ -200,7 +203,9 @@ def test_one_weight_of_another_shape_is_enough_to_refuse(resnet, tmp_path):
 @pytest.mark.parametrize(('num_left_out', 'refused'), [(10, False), (11, True)])
 def test_under_90_percent_is_refused(num_left_out, refused, resnet, tmp_path, monkeypatch):
     logged = []
-    monkeypatch.setattr('mmcoke.models.pretrained.print_log', lambda text, **_: logged.append(text))
+    monkeypatch.setattr(
+        'mmcoke.weights.pretrained.print_log', lambda text, **_: logged.append(text)
+    )
     names = [name for name in resnet.state_dict() if 'num_batches' not in name]
     state = {n: x for n, x in resnet.state_dict().items() if n not in names[:num_left_out]}
     torch.save(state, tmp_path / 'part.pth')
@@ -459,7 +464,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
 
 def test_a_killed_process_loses_what_it_has_not_recorded(tmp_path, monkeypatch):
     network, dataset = small_network(), images()
-    record = feature_store.RowWriter.record
+    record = store.RowWriter.record
     now = 0.0
 
     def clock():
@@ -467,14 +472,14 @@ def test_a_killed_process_loses_what_it_has_not_recorded(tmp_path, monkeypatch):
         now += 12.0  # so every third batch is recorded
         return now
 
-    monkeypatch.setattr(feature_store.time, 'monotonic', clock)
-    monkeypatch.setattr(feature_store.RowWriter, '__exit__', lambda *_: None)
+    monkeypatch.setattr(store.time, 'monotonic', clock)
+    monkeypatch.setattr(store.RowWriter, '__exit__', lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         extract_to_disk(network, dataset, tmp_path, stopping(20), batch_size=4)
     done = np.load(tmp_path / 'done.npy')
     assert 0 < done.sum() < 20 and done[: done.sum()].all()
     monkeypatch.undo()
-    assert feature_store.RowWriter.record is record
+    assert store.RowWriter.record is record
     arrays = extract_to_disk(network, dataset, tmp_path, POOLED)
     np.testing.assert_allclose(arrays['pooled'], one_by_one(network, dataset), atol=1e-6)
 
@@ -554,7 +559,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
 
 def test_a_disk_that_is_too_small_is_noticed_before_the_work(tmp_path, monkeypatch):
     usage = namedtuple('usage', 'free')(700)
-    monkeypatch.setattr(feature_store.shutil, 'disk_usage', lambda _: usage)
+    monkeypatch.setattr(store.shutil, 'disk_usage', lambda _: usage)
     with pytest.raises(ValueError, match=r'need 0.0 GB, but .* has 0.0 GB left'):
         extract_to_disk(small_network(), images(23), tmp_path, POOLED)  # 23 * 8 * 4 bytes = 736
     extract_to_disk(small_network(), images(21), tmp_path, POOLED)

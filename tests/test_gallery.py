@@ -13,7 +13,7 @@ import torchvision
 from conftest import CONFIGS, ROOT
 from PIL import Image
 
-from mmcoke.evaluation.gallery import HEIGHT, ranked, thumbnail_uri, write_gallery
+from mmcoke.reporting.gallery import HEIGHT, ranked, thumbnail_uri, write_gallery
 
 OURS = CONFIGS / 'coke/coke_r18_1xb256_folder.py'
 TOOL = ROOT / 'tools/photo_gallery.py'

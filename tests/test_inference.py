@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from mmcoke import zoo
 from mmcoke.datasets import UnreadableImageError
-from mmcoke.evaluation.backbones import load_frozen
-from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
-from mmcoke.evaluation.plain_images import config_images, folder_images
-from mmcoke.inference import FeatureExtractor, image_files
+from mmcoke.features.backbones import load_frozen
+from mmcoke.features.extractor import FeatureExtractor, image_files
+from mmcoke.features.plain_images import config_images, folder_images
+from mmcoke.features.store import FEATURES, extract_to_disk
 from mmcoke.registry import MODELS
 
 OURS = CONFIGS / 'coke/coke_r18_1xb256_folder.py'

@@ -31,7 +31,7 @@ from mmcoke.evaluation.clusterings import (
     spread_samples,
     table_scores,
 )
-from mmcoke.evaluation.features import check_same_classes
+from mmcoke.features.extraction import check_same_classes
 from mmcoke.registry import MODELS
 
 TOOLS = ROOT / 'tools/benchmarks'

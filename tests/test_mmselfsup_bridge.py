@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmcoke.engine.checkpoint import read_checkpoint
+from mmcoke.files import read_checkpoint
 
 pytest.importorskip('mmselfsup')
 

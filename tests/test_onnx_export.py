@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmcoke import FeatureExtractor, onnx_export
-from mmcoke.onnx_export import export_onnx
+from mmcoke.features.onnx_export import export_onnx
 from mmcoke.registry import MODELS
 
 onnx = pytest.importorskip('onnx')
@@ -41,7 +41,7 @@ def extractor_of(cfg, folder, **options):
 
 
 def read_config(name):
-    from mmcoke.evaluation.backbones import read_config
+    from mmcoke.features.backbones import read_config
 
     return read_config(name)
 

@@ -16,8 +16,8 @@ from mmcoke.datasets import InMemoryImages
 from mmcoke.engine.hooks.probe_hooks import ProbeHook
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.evaluation import extract_features, knn_classify, linear_probe
-from mmcoke.evaluation.report import read_scalars
 from mmcoke.registry import MODELS
+from mmcoke.reporting.report import read_scalars
 
 # Random on purpose: training must not see that numbers were drawn.
 NOISY = [

@@ -16,11 +16,11 @@ from mmengine.registry import DefaultScope
 
 from mmcoke import FeatureExtractor, zoo
 from mmcoke.clustering import UNASSIGNED
-from mmcoke.engine.checkpoint import read_checkpoint
 from mmcoke.engine.launch import train
 from mmcoke.evaluation.clusterings import label_tables
-from mmcoke.models.publish import publish
+from mmcoke.files import read_checkpoint
 from mmcoke.registry import MODELS
+from mmcoke.weights.publish import publish
 from mmcoke.zoo import index
 
 METHODS = dict(coke='CoKe', deepcluster='DeepCluster', odc='ODC')

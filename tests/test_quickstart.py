@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmcoke.evaluation import report
+from mmcoke.reporting import report
 
 ROOT = Path(__file__).resolve().parent.parent
 SCORES = {'knn', 'linear', 'cluster_acc', 'nmi', 'ari'}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmcoke import __version__
-from mmcoke.evaluation.results import write_results
+from mmcoke.reporting.results import write_results
 
 
 def write(folder, rows, **kwargs):

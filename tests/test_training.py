@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import build_runner, train
-from mmcoke.evaluation.report import read_scalars
+from mmcoke.reporting.report import read_scalars
 
 
 def run(cfg, **options):

@@ -16,12 +16,12 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from test_knn_and_cluster_tools import run
 
+from mmcoke.datasets.voc import CLASSES, RESIZE, Images, read_devkit
 from mmcoke.evaluation import low_shot_svm, svm, voc_svm
-from mmcoke.evaluation.backbones import FrozenNetwork
 from mmcoke.evaluation.kernel_svm import kernel_svms, line_search
-from mmcoke.evaluation.plain_images import feature_pipeline
 from mmcoke.evaluation.svm import COSTS, envelope_ap, low_shot_samples
-from mmcoke.evaluation.voc import CLASSES, RESIZE, Images, read_devkit
+from mmcoke.features.backbones import FrozenNetwork
+from mmcoke.features.plain_images import feature_pipeline
 
 GOLDEN = Path(__file__).parent / 'golden/svm.npz'
 FEW_COSTS = (1.0, 0.01, 1e-4)

@@ -25,6 +25,7 @@ from test_converters import published, published_state, random_network
 
 import mmcoke.registry  # noqa: F401
 from mmcoke import zoo
+from mmcoke.files import sha256_of
 from mmcoke.registry import MODELS
 from mmcoke.zoo import index, store, transfer
 
@@ -900,7 +901,7 @@ def test_every_entry_is_complete(name):
     if entry.source.kind == 'http':
         assert len(entry.source.sha256) >= 8
     if entry.source.kind == 'shipped':
-        assert store.sha256_of(Path(entry.source.address)).startswith(entry.source.sha256)
+        assert sha256_of(Path(entry.source.address)).startswith(entry.source.sha256)
         assert len(entry.source.sha256) >= 8
 
 

@@ -19,11 +19,11 @@ from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke import zoo
+from mmcoke.cli.frozen_network import network_parser, progress_bar, run
 from mmcoke.engine.launch import default_work_dir
-from mmcoke.evaluation.backbones import load_frozen, read_config
-from mmcoke.evaluation.command_line import network_parser, progress_bar, run
-from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
-from mmcoke.evaluation.plain_images import config_images, folder_images
+from mmcoke.features.backbones import load_frozen, read_config
+from mmcoke.features.plain_images import config_images, folder_images
+from mmcoke.features.store import FEATURES, extract_to_disk
 
 
 def parse_args() -> argparse.Namespace:

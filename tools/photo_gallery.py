@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 import mmcoke
 from mmcoke.clustering import kmeans
 from mmcoke.evaluation.clusterings import spread_samples
-from mmcoke.evaluation.gallery import write_gallery
+from mmcoke.reporting.gallery import write_gallery
 
 
 def parse_args() -> argparse.Namespace:

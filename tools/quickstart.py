@@ -20,7 +20,6 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from mmcoke.datasets import InMemoryImages
-from mmcoke.engine.checkpoint import WholeFilesBackend
 from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import (
@@ -30,6 +29,7 @@ from mmcoke.evaluation import (
     linear_probe,
     report,
 )
+from mmcoke.files import write_text
 from mmcoke.registry import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -214,7 +214,7 @@ def main() -> None:
         for name, cfg in configs.items()
     ]
     write_html(path, metrics, names, runs, args, len(splits['train']))
-    WholeFilesBackend().put_text(json.dumps(metrics, indent=2), path.with_name('metrics.json'))
+    write_text(path.with_name('metrics.json'), json.dumps(metrics, indent=2))
     show(metrics, names, console)
     trained = ', '.join(f'{names[name]} {spent:.0f} s' for name, spent in seconds.items())
     console.print(f'Trained: {trained}. Numbers: {path.with_name("metrics.json")}')

@@ -7,6 +7,7 @@ from mmcv.transforms import LoadImageFromFile as _LoadImageFromFile
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset as _CustomDataset
 
+from mmcoke.messages import describe
 from mmcoke.registry import DATASETS, TRANSFORMS
 
 
@@ -75,10 +76,3 @@ class LoadImageFromFile(_LoadImageFromFile):
             return None
         finally:
             self.ignore_empty = ignore_empty
-
-
-def describe(error: Exception) -> str:
-    """What went wrong with a file, without its name."""
-    if isinstance(error, AssertionError):
-        return 'empty, truncated or not an image'
-    return getattr(error, 'strerror', None) or str(error) or type(error).__name__

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.files import write_text
 
 from .folder import CustomDataset
 
@@ -44,7 +44,7 @@ def write_label_list(
         chosen = find(images, Path(names).read_text().split(), names)
     path = Path(root) / 'meta' / f'train_{percent:g}percent.txt'
     lines = [f'{image} {images[image]}\n' for image in chosen]
-    WholeFilesBackend().put_text(''.join(lines), path)
+    write_text(path, ''.join(lines))
     return path, len(lines)
 
 

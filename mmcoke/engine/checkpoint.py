@@ -1,97 +1,17 @@
-"""Checkpoints that are read safely and written whole."""
+"""mmengine's side of checkpoints: written whole, found again."""
 
-import os
-import pickle
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 
-try:
-    from numpy._core import multiarray
-except ImportError:  # numpy 1
-    from numpy.core import multiarray
+from mmcoke.files import read_checkpoint, write_whole
 
 
-def statistics_method(owner: type, name: str) -> Callable:
-    """Stands in for ``getattr``, with which ``HistoryBuffer`` pickles its own methods.
-
-    Raises:
-        UnpicklingError: for anything but such a method, so no checkpoint reaches other attributes.
-    """
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'A checkpoint may not look up {name!r} of {owner!r}.')
-
-
-# Since torch 2.6 ``weights_only`` is the default of torch.load, and mmengine 0.10.7 cannot resume
-# its own checkpoints: they pickle the log history, with numpy numbers in it. The classes below only
-# hold numbers; ``weights_only`` stays on for everything else.
-torch.serialization.add_safe_globals(
-    [
-        HistoryBuffer,
-        (statistics_method, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32')},
-        # Either numpy reads the other's checkpoints.
-        *(
-            (getattr(multiarray, name), f'numpy.{package}.multiarray.{name}')
-            for name in ('_reconstruct', 'scalar')
-            for package in ('core', '_core')
-        ),
-    ]
-)
-
-
-def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
-    """Load a file without running code from it (``weights_only``).
-
-    Raises:
-        OSError: if the file cannot be opened.
-        ValueError: if it is damaged, or needs more than tensors, plain values and the classes that
-            this module allows.
-    """
-    with open(path, 'rb') as file:
-        try:
-            return torch.load(file, map_location=map_location, weights_only=True)
-        # Damaged pickles raise nearly anything, OSError included.
-        except Exception as error:
-            raise ValueError(f'{path} {load_problem(error)}') from error
-
-
-def load_problem(error: Exception) -> str:
-    """What ``torch.load`` stumbled over, and the remedy."""
-    if isinstance(error, pickle.UnpicklingError) and 'Unsupported operand' not in str(error):
-        found = re.search(r'GLOBAL (\S+)', str(error))
-        return (
-            f'is refused: it holds {found[1] if found else "something"}, which is no tensor or '
-            'plain value, and loading it could run code. If you trust its author, load it in '
-            'an environment of its own with weights_only=False and save state_dict, epoch and arch '
-            'alone.'
-        )
-    return (
-        f'cannot be read as a checkpoint; it is cut off, damaged or of another kind '
-        f'({type(error).__name__}). Copy or download it again, and compare the sizes.'
-    )
-
-
-def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: under another name in its folder, then rename it."""
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    temporary = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
-    try:
-        write(temporary)
-        with temporary.open('rb') as file:
-            os.fsync(file.fileno())
-        temporary.replace(dst)
-    finally:
-        temporary.unlink(missing_ok=True)
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def read_local(path: str, map_location: str | None = None) -> dict:
+    """A local checkpoint, read safely; mmengine 0.10.7 cannot read its own so."""
+    return read_checkpoint(path, map_location=map_location or 'cpu')
 
 
 @register_backend('whole_files')

@@ -1,7 +1,8 @@
 """What features are worth: nearest neighbours, linear probe, SVMs, clustering scores."""
 
+from mmcoke.features.extraction import extract_features
+
 from .clustering import clustering_scores
-from .features import extract_features
 from .knn import knn_classify, knn_classify_many
 from .linear_probe import linear_probe
 from .multi_head_accuracy import MultiHeadAccuracy

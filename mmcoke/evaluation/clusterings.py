@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from mmcoke.clustering import UNASSIGNED, kmeans
 from mmcoke.clustering.pseudo_labels import check_num_clusters
-from mmcoke.engine.checkpoint import read_checkpoint
-from mmcoke.models.pretrained import weights_of
+from mmcoke.features.backbones import scope_of
+from mmcoke.files import read_checkpoint
 from mmcoke.registry import DATASETS
+from mmcoke.weights.pretrained import weights_of
 
-from .backbones import scope_of
 from .clustering import clustering_scores
 
 TABLE = re.compile(r'(?:module\.)?(labelers\.\d+)\.labels\.(?:newest\.)?label')
@@ -121,7 +121,7 @@ def own_scores(
 def label_tables(checkpoint: str | Path) -> dict[str, Tensor]:
     """The newest pseudo-label of each training image (A,), by labeler; empty if there is none.
 
-    Raises as :func:`~mmcoke.engine.checkpoint.read_checkpoint`.
+    Raises as :func:`~mmcoke.files.read_checkpoint`.
     """
     state = weights_of(read_checkpoint(checkpoint), checkpoint)
     return {match[1]: x for name, x in state.items() if (match := TABLE.fullmatch(name))}

@@ -23,10 +23,10 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
-from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.datasets.voc import ABSENT, IGNORED, PRESENT
+from mmcoke.files import plain, write_text
 
 from .kernel_svm import kernel_svms
-from .results import plain
 
 COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 """The 19 costs of OpenMMLab's published figures."""
@@ -34,7 +34,6 @@ COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_FOLDS = 3
 POSITIVE_WEIGHT = 2.0
-PRESENT, ABSENT, IGNORED = 1, 0, -1
 
 
 def voc_svm(
@@ -384,7 +383,7 @@ class Store:
             if record['key'] == self.key:
                 return record['result']
         record = plain(dict(key=self.key, result=compute(k)))
-        WholeFilesBackend().put_text(json.dumps(record), path)
+        write_text(path, json.dumps(record))
         return record['result']
 
 

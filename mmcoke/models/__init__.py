@@ -7,5 +7,4 @@ from .backbones import *  # noqa: F403
 from .classifiers import *  # noqa: F403
 from .data_preprocessors import *  # noqa: F403
 from .heads import *  # noqa: F403
-from .initializers import *  # noqa: F403
 from .necks import *  # noqa: F403

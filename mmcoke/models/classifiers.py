@@ -7,9 +7,9 @@ from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
 from mmcoke.registry import MODELS
+from mmcoke.weights.pretrained import load_backbone, read_weights
 
 from .algorithms.base import fill_in, output_width
-from .pretrained import load_backbone, read_weights
 from .stages import stage_outputs, stage_widths
 
 __all__ = ['FrozenClassifier', 'FrozenStagesClassifier', 'PretrainedClassifier']
@@ -21,7 +21,7 @@ class PretrainedClassifier(ImageClassifier):
 
     Args:
         backbone: its ``init_cfg=dict(type='Pretrained', checkpoint=...)`` names the checkpoint, in
-            any layout that :func:`~mmcoke.evaluation.backbones.load_frozen` reads.
+            any layout that :func:`~mmcoke.features.backbones.load_frozen` reads.
         head: ``in_channels`` follows the backbone where it is not given.
         **kwargs: see mmpretrain's ``ImageClassifier``.
     """

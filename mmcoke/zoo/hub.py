@@ -25,10 +25,12 @@ def register_models() -> None:
 
     Weights are downloaded by :func:`mmcoke.zoo.download`, so they are checked, and kept.
     """
-    import mmcoke.models  # noqa: F401  (mmengine learns what mmcoke:// is; first: mmcv is quiet)
+    import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about missing operators)
 
     # isort: split
     from mmpretrain.apis.model import ModelHub
+
+    from . import initializer  # noqa: F401  (mmengine learns what mmcoke:// is)
 
     own = [entry for entry in entries() if entry.layout != 'mmpretrain']
     if ModelHub.has(own[0].name.lower()):

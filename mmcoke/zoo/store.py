@@ -1,6 +1,5 @@
 """The files of the model zoo: downloaded once, checked at every use."""
 
-import hashlib
 import os
 import shutil
 import sys
@@ -54,7 +53,7 @@ def download(name: str, dest: str | Path | None = None, convert: Layout | None =
         path = converted(entry, path, convert or 'mmcoke')
     if dest is None:
         return path
-    from mmcoke.engine.checkpoint import write_whole
+    from mmcoke.files import write_whole
 
     copy = Path(dest) / path.name
     if not (copy.exists() and copy.samefile(path)):
@@ -246,7 +245,8 @@ def converted(entry: Entry, path: Path, layout: Layout) -> Path:
 def convert_file(path: Path, target: Path, layout: Layout) -> None:
     """Convert a published CoKe checkpoint to mmcoke's layout, or export the backbone of another."""
     import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about missing operators)
-    from mmcoke.models.checkpoints import coke_to_mmcoke, export_backbone
+    from mmcoke.weights.coke import coke_to_mmcoke
+    from mmcoke.weights.torchvision import export_backbone
 
     if layout in BACKBONE_ONLY:
         export_backbone(path, target)
@@ -277,6 +277,8 @@ def adopt(path: Path, source: Source, origin: str | Path) -> None:
     Raises:
         WrongFileError: if it is no checkpoint or another than expected. It stays where it is.
     """
+    from mmcoke.files import sha256_of
+
     with path.open('rb') as file:
         if not file.read(4).startswith(CHECKPOINT_MAGIC):
             raise WrongFileError(f'{origin} is no checkpoint, but something else or cut off.')
@@ -289,7 +291,7 @@ def adopt(path: Path, source: Source, origin: str | Path) -> None:
 
 def record(path: Path, found: str, source: Source, origin: str | Path) -> None:
     """Keep the hash of a first download. It is read once: nothing else tells that it is whole."""
-    from mmcoke.engine.checkpoint import read_checkpoint, write_whole
+    from mmcoke.files import read_checkpoint, write_whole
 
     # torch does not look at the check sums within its zip files.
     if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
@@ -308,6 +310,8 @@ def check_cached(path: Path, source: Source) -> None:
     Raises:
         WrongFileError: if it is another one.
     """
+    from mmcoke.files import sha256_of
+
     found = sha256_of(path)
     if not found.startswith(expected_hash(source)):
         remedy = 'Install mmcoke again.' if source.kind == 'shipped' else 'Delete it and try again.'
@@ -323,12 +327,3 @@ def mismatch(found: str, source: Source) -> str:
         f'{text} as the first download: it is damaged, or another file. If the authors have '
         f'replaced theirs, delete {record_path(source)}.'
     )
-
-
-def sha256_of(path: str | Path) -> str:
-    """Of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

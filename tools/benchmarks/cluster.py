@@ -13,8 +13,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmcoke.evaluation.clusterings import kmeans_scores, own_scores
-from mmcoke.evaluation.command_line import (
+from mmcoke.cli.frozen_network import (
     extract_splits,
     frozen_parser,
     load_config,
@@ -22,6 +21,7 @@ from mmcoke.evaluation.command_line import (
     report,
     run,
 )
+from mmcoke.evaluation.clusterings import kmeans_scores, own_scores
 
 
 def parse_args() -> argparse.Namespace:

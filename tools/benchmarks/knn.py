@@ -16,8 +16,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmcoke.evaluation import knn_classify_many
-from mmcoke.evaluation.command_line import (
+from mmcoke.cli.frozen_network import (
     extract_splits,
     frozen_parser,
     load_config,
@@ -25,6 +24,7 @@ from mmcoke.evaluation.command_line import (
     report,
     run,
 )
+from mmcoke.evaluation import knn_classify_many
 
 
 def parse_args() -> argparse.Namespace:

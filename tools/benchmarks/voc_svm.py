@@ -18,13 +18,13 @@ from mmengine.dist import is_main_process
 from mmengine.registry import DefaultScope
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mmcoke.cli.frozen_network import load_config, network_parser, progress_bar, report, run
+from mmcoke.datasets.voc import CLASSES, RESIZE, Images, Split, read_devkit
 from mmcoke.evaluation import low_shot_svm, voc_svm
-from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen
-from mmcoke.evaluation.command_line import load_config, network_parser, progress_bar, report, run
-from mmcoke.evaluation.feature_store import FEATURES, extract_to_disk
-from mmcoke.evaluation.plain_images import feature_pipeline
 from mmcoke.evaluation.svm import SHOTS, low_shot_samples
-from mmcoke.evaluation.voc import CLASSES, RESIZE, Images, Split, read_devkit
+from mmcoke.features.backbones import FrozenNetwork, load_frozen
+from mmcoke.features.plain_images import feature_pipeline
+from mmcoke.features.store import FEATURES, extract_to_disk
 
 STAGES = tuple(f'stage{stage}' for stage in range(5))
 PROTOCOL = (

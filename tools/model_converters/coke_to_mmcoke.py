@@ -7,7 +7,7 @@ duals and labels where the file has them. The optimizer is left out: train on wi
 import argparse
 
 import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.models.checkpoints import coke_to_mmcoke
+from mmcoke.weights.coke import coke_to_mmcoke
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,7 +8,7 @@ PyTorch.
 import argparse
 
 import mmcoke
-from mmcoke.onnx_export import export_onnx
+from mmcoke.features.onnx_export import export_onnx
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,7 +6,7 @@ Its linear evaluation reads the result; to resume there, an optimizer state woul
 import argparse
 
 import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.models.checkpoints import mmcoke_to_coke
+from mmcoke.weights.coke import mmcoke_to_coke
 
 
 def parse_args() -> argparse.Namespace:

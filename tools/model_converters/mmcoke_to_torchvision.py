@@ -7,7 +7,7 @@ them.
 import argparse
 
 import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.models.checkpoints import export_backbone
+from mmcoke.weights.torchvision import export_backbone
 
 LOAD_TORCHVISION = """\
 model = torchvision.models.resnet{depth}()

@@ -7,7 +7,7 @@ Optimizer, log, clustering state and all that could name a machine or a person s
 import argparse
 
 import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.models.publish import publish
+from mmcoke.weights.publish import publish
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,7 +5,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset
 
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.models.checkpoints import some
+from mmcoke.messages import some
 from mmcoke.registry import HOOKS
 
 

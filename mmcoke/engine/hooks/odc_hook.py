@@ -7,8 +7,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmcoke.clustering import FeatureMemory
-from mmcoke.engine.checkpoint import write_whole
 from mmcoke.engine.model_wrappers import unwrap
+from mmcoke.files import write_whole
 from mmcoke.registry import HOOKS
 
 from .labeler_hook import mean_loss

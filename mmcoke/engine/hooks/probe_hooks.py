@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, Subset
 
 from mmcoke.datasets.seeded_pipeline import kept_random_state, seed_random
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.evaluation.features import check_same_classes, gather_rows, own_features, pooled
 from mmcoke.evaluation.knn import check_num_neighbours, knn_classify_many
 from mmcoke.evaluation.linear_probe import linear_probe
+from mmcoke.features.extraction import check_same_classes, gather_rows, own_features, pooled
 from mmcoke.registry import DATASETS, HOOKS
 
 from .refit_hook import logged

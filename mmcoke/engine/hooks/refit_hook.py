@@ -14,7 +14,7 @@ from mmcoke.clustering import KMeansResult
 from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.datasets.wrappers import with_pipeline
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.evaluation.features import gather_rows, own_features
+from mmcoke.features.extraction import gather_rows, own_features
 
 from .labeler_hook import LabelerHook
 

@@ -8,15 +8,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.evaluation import results  # the module: it imports this package itself
 from mmcoke.registry import HOOKS
+from mmcoke.reporting.results import write_results
 
 
 @HOOKS.register_module()
 class ResultsHook(Hook):
     """Writes the scores of the last validation to ``WORK_DIR/CONFIG.json`` and ``.md``.
 
-    See :func:`~mmcoke.evaluation.results.write_results`. For models whose backbone has its
+    See :func:`~mmcoke.reporting.results.write_results`. For models whose backbone has its
     checkpoint in ``init_cfg``: classifiers such as ``FrozenClassifier``, detectors, segmentors.
 
     Args:
@@ -51,7 +51,7 @@ class ResultsHook(Hook):
             num_train=len(runner.train_dataloader.dataset),
             num_val=len(runner.val_dataloader.dataset),
         )
-        path = results.write_results(
+        path = write_results(
             runner.work_dir,
             Path(config).stem,
             [row | setup for row in table(metrics)],

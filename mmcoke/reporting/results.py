@@ -1,7 +1,6 @@
 """The result of a benchmark as JSON and as a Markdown table, ready for the model zoo."""
 
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcoke import __version__
-from mmcoke.engine.checkpoint import WholeFilesBackend
-from mmcoke.zoo.store import sha256_of
+from mmcoke.files import plain, sha256_of, write_text
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'numpy', 'scikit-learn')
 
@@ -58,9 +56,8 @@ def write_results(
         rows=[{key: plain(value) for key, value in row.items()} for row in rows],
     )
     path = Path(folder) / f'{name}.json'
-    backend = WholeFilesBackend()
-    backend.put_text(json.dumps(record, indent=2, allow_nan=False) + '\n', path)
-    backend.put_text(as_markdown(record), path.with_suffix('.md'))
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + '\n')
+    write_text(path.with_suffix('.md'), as_markdown(record))
     return path
 
 
@@ -73,19 +70,6 @@ def versions() -> dict[str, str]:
     """What the numbers were made with."""
     others = {package: version(package) for package in PACKAGES}
     return dict(mmcoke=__version__, python=platform.python_version()) | others
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON knows; numbers and arrays of numpy and torch become Python's, NaN None."""
-    if hasattr(value, 'tolist'):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (int, bool, type(None))) else str(value)
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:

@@ -16,10 +16,9 @@ from rich.table import Column, Table
 
 from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
-
-from .backbones import load_frozen, read_config
-from .labelled_features import LabelledFeatures, labelled_features, split_images
-from .results import table_of, write_results
+from mmcoke.features.backbones import load_frozen, read_config
+from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
+from mmcoke.reporting.results import table_of, write_results
 
 BENCHMARK_FOLDER = 'folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .backbones import FrozenNetwork
-from .feature_store import FEATURES, LABEL, extract_to_disk
-from .features import check_same_classes
+from .extraction import check_same_classes
 from .plain_images import config_images, folder_images
+from .store import FEATURES, LABEL, extract_to_disk
 
 
 class LabelledFeatures(NamedTuple):
@@ -62,10 +62,10 @@ def labelled_features(
     """Extract the pooled features of some data sets into folders below one; all processes call it.
 
     Args:
-        network: see :func:`~mmcoke.evaluation.backbones.load_frozen`.
+        network: see :func:`~mmcoke.features.backbones.load_frozen`.
         datasets: by the names of their folders.
         folder: of these folders.
-        **options: see :func:`~mmcoke.evaluation.feature_store.extract_to_disk`.
+        **options: see :func:`~mmcoke.features.store.extract_to_disk`.
 
     Raises:
         ValueError: if an image has not exactly one class, the data sets have different classes, or

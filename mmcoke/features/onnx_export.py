@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from mmcoke import __version__
-from mmcoke.engine.checkpoint import write_whole
-from mmcoke.evaluation.features import averaged
-from mmcoke.evaluation.plain_images import center_crop
-from mmcoke.inference import FeatureExtractor, normalized
+from mmcoke.features.extraction import averaged
+from mmcoke.features.extractor import FeatureExtractor, normalized
+from mmcoke.features.plain_images import center_crop
+from mmcoke.files import write_whole
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch, as a share of the largest feature."""

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.files import write_text
 
 COLOURS = ('#3b6fb6', '#c8553d', '#4f8a5b', '#8b6bb1')
 
@@ -114,7 +114,7 @@ def write_page(path: str | Path, template: str, **content) -> None:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    WholeFilesBackend().put_text(environment.get_template(template).render(**content), path)
+    write_text(path, environment.get_template(template).render(**content))
 
 
 def new_figure() -> tuple[Figure, Axes]:

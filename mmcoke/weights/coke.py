@@ -1,31 +1,26 @@
-"""Checkpoints in other layouts: the published CoKe code's, torchvision's and timm's.
+"""Checkpoints of the published CoKe code.
 
-The published layout (github.com/idstcv/CoKe) has the keys ``epoch``, ``arch``, ``state_dict`` and
+Their layout (github.com/idstcv/CoKe) has the keys ``epoch``, ``arch``, ``state_dict`` and
 ``optimizer``. Its one-view files have several label slots per sample; those of two views and of
 multi-crop look the same as each other, with one label per sample.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-import torchvision
 from mmpretrain.models import NonLinearNeck, ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcoke import __version__
 from mmcoke.clustering import UNASSIGNED, AveragedPseudoLabels
-from mmcoke.engine.checkpoint import read_checkpoint, write_whole
+from mmcoke.messages import some
+from mmcoke.registry import MODELS
 
-from .algorithms.coke import CoKe
-from .heads.coke_head import CoKeHead
-
-DEPTHS = (18, 34, 50, 101, 152)
-"""Of the ResNets that can be converted."""
+from .convert import convert_file, require, save_torch, split, tensors_of
+from .torchvision import resnet_depth
 
 COKE_UNSEEN = 1
 """Label that the published code has in empty slots, and for samples it has never seen."""
@@ -97,72 +92,11 @@ def mmcoke_to_coke(src: str | Path, dst: str | Path) -> str:
     )
 
 
-def export_backbone(src: str | Path, dst: str | Path, *, safetensors: bool = False) -> int:
-    """Write the ResNet of a checkpoint as a state dict with torchvision's and timm's names.
-
-    Args:
-        src: checkpoint of any mmcoke or mmpretrain algorithm.
-        dst: file to write.
-        safetensors: write that format instead of torch's.
-
-    Returns:
-        Depth of the ResNet.
-
-    Raises:
-        ValueError: if ``src`` cannot be read, or its backbone is no ResNet of :data:`DEPTHS`.
-        ImportError: if safetensors is asked for and not installed.
-    """
-    save = safetensors_saver() if safetensors else save_torch
-    return resnet_depth(convert_file(src, dst, backbone_state, save))
-
-
-def save_torch(content: dict, path: Path) -> None:
-    """``torch.save``; given an open file, it does not put the path's name into the content."""
-    with open(path, 'wb') as file:
-        torch.save(content, file)
-
-
-def safetensors_saver() -> Callable[[dict[str, Tensor], Path], None]:
-    """Function that writes tensors to a safetensors file."""
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ImportError(
-            'Writing safetensors needs the package: `pip install safetensors`.'
-        ) from error
-
-    def write(state: dict[str, Tensor], path: Path) -> None:
-        content = save({name: x.contiguous() for name, x in state.items()}, {'format': 'pt'})
-        # Not save_file, which lets nobody but the owner read the result.
-        path.write_bytes(content)
-
-    return write
-
-
-def convert_file(
-    src: str | Path,
-    dst: str | Path,
-    convert: Callable[[dict], dict],
-    write: Callable[[dict, Path], None],
-) -> dict:
-    """Read, convert, write; the error of ``convert`` gets the name of the file."""
-    src, dst = Path(src), Path(dst)
-    if dst.exists() and dst.samefile(src):
-        raise ValueError(f'{src} would be overwritten by its conversion. Give another name.')
-    checkpoint = read_checkpoint(src)
-    try:
-        converted = convert(checkpoint)
-    except ValueError as error:
-        raise ValueError(f'{src}: {error}') from error
-    write_whole(dst, lambda path: write(converted, path))
-    return converted
-
-
 # ---- checkpoints in memory
 
 
 def from_coke(checkpoint: dict) -> dict:
-    """Turn a published checkpoint into one of :class:`CoKe`.
+    """Turn a published checkpoint into one of ``CoKe``.
 
     Weights are there in any case; centers and duals, and the label table, where the file has them.
     Counts are 0, because the published ones are those of an older epoch. The optimizer is left out.
@@ -192,7 +126,9 @@ def from_coke(checkpoint: dict) -> dict:
     return dict(meta=meta, state_dict=cast_by(model, clustering, ours))
 
 
-def cast_by(model: CoKe, clustering: Clustering, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def cast_by(
+    model: nn.Module, clustering: Clustering, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """What a model's own state dict is after it has loaded this one, strictly."""
     init_labelers(model, clustering)
     has_table = not clustering.num_clusters or clustering.num_samples is not None
@@ -202,7 +138,7 @@ def cast_by(model: CoKe, clustering: Clustering, state: dict[str, Tensor]) -> di
 
 
 def to_coke(checkpoint: dict) -> dict:
-    """Turn a checkpoint of :class:`CoKe` into the published layout, without its optimizer.
+    """Turn a checkpoint of ``CoKe`` into the published layout, without its optimizer.
 
     A label table with slots gives the layout of one view, a plain one that of two views and
     multi-crop. Samples without a label get label 1, as there.
@@ -229,93 +165,11 @@ def to_coke(checkpoint: dict) -> dict:
     )
 
 
-def backbone_state(checkpoint: dict) -> dict[str, Tensor]:
-    """The ResNet of a checkpoint, with torchvision's names.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    state = tensors_of(checkpoint)
-    prefix = 'backbone.'
-    backbone = {
-        name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)
-    }
-    if not backbone:
-        raise ValueError(
-            f'no key begins with {prefix!r}; it has {some(state)}. For a file of the published '
-            'CoKe code use coke_to_mmcoke.py first.'
-        )
-    resnet_depth(backbone)
-    return backbone
-
-
-def tensors_of(checkpoint: Any) -> dict[str, Tensor]:
-    """The ``state_dict`` of a checkpoint; a prefix ``module.`` of all names stays."""
-    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
-        found = some(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(
-            f"'state_dict' with tensors is missing at the top level; there is {found}."
-        )
-    return state
-
-
-def split(state: dict[str, Tensor], pattern: re.Pattern) -> tuple[dict, dict]:
-    """The entries whose names match, and the others."""
-    match = {name: x for name, x in state.items() if pattern.fullmatch(name)}
-    return match, {name: x for name, x in state.items() if name not in match}
-
-
-def require(actual: dict[str, Tensor], expected: dict[str, torch.Size], what: str) -> None:
-    """Refuse names and shapes other than the expected ones; ``what`` begins the message."""
-    missing = [name for name in expected if name not in actual]
-    left_over = [name for name in actual if name not in expected]
-    problems = [f'lacks {some(missing)}'] if missing else []
-    problems += [f'has besides {some(left_over)}'] if left_over else []
-    if not problems:
-        problems = [
-            f'has {name} of shape {tuple(actual[name].shape)} instead of {tuple(shape)}'
-            for name, shape in expected.items()
-            if actual[name].shape != shape
-        ]
-    if problems:
-        raise ValueError(f'{what} {" and ".join(problems[:3])}.')
-
-
-def some(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    names = list(map(str, names))
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return (', '.join(names[:3]) or 'nothing') + more
-
-
 # ---- weights
 
 
-@lru_cache
-def resnet_shapes(depth: int) -> dict[str, torch.Size]:
-    """Names and shapes of torchvision's ResNet without its classifier."""
-    with torch.device('meta'):
-        model = torchvision.models.get_model(f'resnet{depth}')
-    return {name: x.shape for name, x in model.state_dict().items() if not name.startswith('fc.')}
-
-
-def resnet_depth(backbone: dict[str, Tensor]) -> int:
-    """Depth of the ResNet whose weights these are.
-
-    Raises:
-        ValueError: if they are not those of a ResNet as in torchvision.
-    """
-    found = {name: x.shape for name, x in backbone.items()}
-    depth = min(DEPTHS, key=lambda depth: len(found.items() ^ resnet_shapes(depth).items()))
-    supported = ', '.join(f'ResNet-{depth}' for depth in DEPTHS)
-    what = f'Backbones of {supported} are supported. This one, compared with ResNet-{depth},'
-    require(backbone, resnet_shapes(depth), what)
-    return depth
-
-
 def coke_name(name: str) -> str:
-    """The published name of a weight of :class:`CoKe`, or of the prefix ``backbone.``."""
+    """The published name of a weight of ``CoKe``, or of the prefix ``backbone.``."""
     if layer := LAYER.fullmatch(name):
         module, kind, index, rest = layer.groups()
         module = {'neck': 'encoder.fc', 'head.predictor': 'predictor'}[module]
@@ -326,12 +180,12 @@ def coke_name(name: str) -> str:
 
 def build_coke(
     weights: dict[str, Tensor], name: Callable[[str], str], clustering: Clustering
-) -> CoKe:
+) -> nn.Module:
     """A model with the shapes of some weights, its labelers not yet made.
 
     Args:
         weights: of backbone, neck and predictor.
-        name: gives their names for those of :class:`CoKe`.
+        name: gives their names for those of ``CoKe``.
         clustering: what the labelers will be.
 
     Raises:
@@ -345,11 +199,14 @@ def build_coke(
     first, last, predictor = (weights[anchor] for anchor in anchors)
     (hid, channels), dim = first.shape, len(last)
     neck = dict(type=NonLinearNeck, in_channels=channels, hid_channels=hid, out_channels=dim)
-    model = CoKe(
-        dict(type=ResNet, depth=resnet_depth(encoder(weights, name))),
-        neck | dict(num_layers=3, with_bias=True, with_last_bias=True),
-        dict(type=CoKeHead, in_channels=dim, hid_channels=len(predictor)),
-        clustering=clustering_settings(clustering),
+    model = MODELS.build(
+        dict(
+            type='mmcoke.CoKe',
+            backbone=dict(type=ResNet, depth=resnet_depth(encoder(weights, name))),
+            neck=neck | dict(num_layers=3, with_bias=True, with_last_bias=True),
+            head=dict(type='mmcoke.CoKeHead', in_channels=dim, hid_channels=len(predictor)),
+            clustering=clustering_settings(clustering),
+        )
     )
     shapes = {name(key): x.shape for key, x in model.state_dict().items()}
     require(weights, shapes, 'The network')
@@ -370,7 +227,7 @@ def encoder(weights: dict[str, Tensor], name: Callable[[str], str]) -> dict[str,
 
 
 def clustering_settings(clustering: Clustering) -> dict:
-    """The argument ``clustering`` of :class:`CoKe`; any epoch makes it average labels."""
+    """The argument ``clustering`` of ``CoKe``; any epoch makes it average labels."""
     if clustering.num_slots is None:
         return dict(num_clusters=clustering.num_clusters)
     return dict(
@@ -378,7 +235,7 @@ def clustering_settings(clustering: Clustering) -> dict:
     )
 
 
-def init_labelers(model: CoKe, clustering: Clustering) -> None:
+def init_labelers(model: nn.Module, clustering: Clustering) -> None:
     """Make the labelers; without a label table they get one that nobody reads."""
     if clustering.num_clusters:
         model.init_labelers(clustering.num_samples or max(clustering.num_clusters))
@@ -400,7 +257,7 @@ def coke_clustering(state: dict[str, Tensor]) -> Clustering:
 
 
 def mmcoke_clustering(state: dict[str, Tensor]) -> Clustering:
-    """What a state dict of :class:`CoKe` has of the clustering."""
+    """What a state dict of ``CoKe`` has of the clustering."""
     heads = {m[1] for name in state if (m := LABELER.fullmatch(name))}
     centers = [state.get(f'labelers.{i}.kmeans.centers') for i in range(len(heads))]
     labels = 'labelers.0.labels'
@@ -497,7 +354,7 @@ def merge_equal_labels(label_AS: Tensor, weight_AS: Tensor) -> Tensor:
 
 
 def labelers_to_coke(state: dict[str, Tensor], clustering: Clustering) -> dict[str, Tensor]:
-    """The published clustering state for a state dict of :class:`CoKe`."""
+    """The published clustering state for a state dict of ``CoKe``."""
     theirs, tables = {}, []
     for i in range(len(clustering.num_clusters)):
         prefix = f'labelers.{i}.'

@@ -10,9 +10,8 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmcoke.engine.checkpoint import read_checkpoint
-
-from .checkpoints import some
+from mmcoke.files import read_checkpoint
+from mmcoke.messages import some
 
 
 def load_backbone(

@@ -19,7 +19,7 @@ def feature_pipeline(network: FrozenNetwork, resize: Iterable[dict] | None = Non
     """A pipeline without augmentation, with the channels in the order that a network expects.
 
     Args:
-        network: see :func:`~mmcoke.evaluation.backbones.load_frozen`.
+        network: see :func:`~mmcoke.features.backbones.load_frozen`.
         resize: transforms of a PIL image that bring all images to one size; None for
             :func:`center_crop`.
 

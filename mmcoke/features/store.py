@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset, Subset
 
-from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.files import write_text
 from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
 
 from .backbones import FrozenNetwork
-from .features import averaged, run, view_of
+from .extraction import averaged, run, view_of
 
 Feature = Callable[[list[Tensor], FrozenNetwork], Tensor]
 """From the feature maps of a batch (those of all five stages, if the backbone is a ResNet, else its
@@ -246,7 +246,7 @@ def read_meta(folder: Path) -> dict | None:
 
 
 def write_meta(folder: Path, meta: dict) -> None:
-    WholeFilesBackend().put_text(json.dumps(meta, indent=2) + '\n', folder / META)
+    write_text(folder / META, json.dumps(meta, indent=2) + '\n')
 
 
 def pixels(batch: dict) -> str:

@@ -13,18 +13,18 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
-from mmcoke.engine.checkpoint import read_checkpoint
+from mmcoke.files import read_checkpoint
+from mmcoke.messages import some
 from mmcoke.models.algorithms.base import fill_in, output_width
-from mmcoke.models.checkpoints import some
-from mmcoke.models.pretrained import (
+from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
+from mmcoke.registry import MODELS
+from mmcoke.weights.pretrained import (
     below,
     find_prefix,
     load_backbone,
     load_weights,
     weights_of,
 )
-from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
-from mmcoke.registry import MODELS
 
 __all__ = [
     'NUM_STAGES',

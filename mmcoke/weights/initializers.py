@@ -1,21 +1,17 @@
-"""Weights of a checkpoint that are loaded completely or not at all, and those of the model zoo."""
+"""Weights of a checkpoint that are loaded completely or not at all."""
 
 from collections.abc import Iterable, Sequence
 
 from mmengine.model import PretrainedInit, update_init_info
-from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_INITIALIZERS
-from mmengine.runner import CheckpointLoader
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
-from mmcoke import zoo
-from mmcoke.engine.checkpoint import read_checkpoint
 from mmcoke.registry import WEIGHT_INITIALIZERS
 
-from .checkpoints import require
-from .pretrained import find_prefix, load_backbone, read_weights
+from .convert import require
+from .pretrained import find_prefix, read_weights
 
-__all__ = ['StrictPretrained', 'ZooPretrained']
+__all__ = ['StrictPretrained']
 
 COUNTER = 'num_batches_tracked'
 """Of batch norm: old checkpoints lack it, and networks that are used here do not read it."""
@@ -71,41 +67,6 @@ class StrictPretrained(PretrainedInit):
             f'{self.checkpoint} does not fit {kind} (depth, number of input channels?): it',
         )
         module.load_state_dict(state, strict=False)  # all but counters and new ones, see above
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=self._get_init_info())
-
-
-@CheckpointLoader.register_scheme(prefixes=zoo.ADDRESS)
-def read_from_zoo(address: str, map_location: str | None = None) -> dict:
-    """The checkpoint of ``mmcoke://NAME``, downloaded if it is not there yet.
-
-    Raises as :func:`mmcoke.zoo.download` and :func:`~mmcoke.engine.checkpoint.read_checkpoint`.
-    """
-    return read_checkpoint(zoo.local_file(address), map_location=map_location or 'cpu')
-
-
-@ROOT_INITIALIZERS.register_module(name='Pretrained', force=True)
-class ZooPretrained(PretrainedInit):
-    """mmengine's ``Pretrained``, which counts what it loads from the model zoo.
-
-    It has that name in all scopes, so that ``init_cfg=dict(type='Pretrained',
-    checkpoint='mmcoke://NAME', prefix='backbone.')`` works in configs of mmpretrain, mmdetection
-    and mmsegmentation. The log says how many keys matched. Other checkpoints are loaded as before.
-
-    Raises:
-        ValueError: if the zoo has no such model, or its checkpoint has less than 90 % of the
-            module's weights.
-    """
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load the weights into a module."""
-        if not str(self.checkpoint).startswith(zoo.ADDRESS):
-            super().__call__(module)
-            return
-        start = f'{self.prefix.rstrip(".")}.' if self.prefix else ''
-        weights = read_weights(self.checkpoint)
-        weights = {n.removeprefix(start): x for n, x in weights.items() if n.startswith(start)}
-        load_backbone(module, weights, self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mmcoke.engine.checkpoint import WholeFilesBackend
+from mmcoke.files import write_text
 
 BATCH = 64
 """Images that a worker decodes at once."""
@@ -77,8 +77,7 @@ def find_unreadable(
         reasons |= {str(done + i): reason for i, reason in enumerate(batch) if reason}
         done += len(batch)
         if number % SAVE_EVERY == 0:
-            content = dict(key=key, done=done, reasons=reasons)
-            WholeFilesBackend().put_text(json.dumps(content), state)
+            write_text(state, json.dumps(dict(key=key, done=done, reasons=reasons)))
     state.unlink(missing_ok=True)
     return {paths[int(row)]: reason for row, reason in reasons.items()}
 

@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmcoke.models.checkpoints import some
-
-from .svm import ABSENT, IGNORED, PRESENT
+from mmcoke.messages import some
 
 CLASSES = (
     'aeroplane',
@@ -41,6 +39,9 @@ NUM_IMAGES = dict(trainval=5011, test=4952)
 
 ARCHIVES = dict(trainval='VOCtrainval_06-Nov-2007.tar', test='VOCtest_06-Nov-2007.tar')
 SOURCE = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/'
+PRESENT, ABSENT, IGNORED = 1, 0, -1
+"""Values of a target."""
+
 TARGETS = {'1': PRESENT, '-1': ABSENT, '0': IGNORED}
 """By what the devkit's lists say; 0 there means that all objects of the class are difficult."""
 

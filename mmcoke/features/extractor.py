@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmcoke import zoo
 from mmcoke.datasets import CustomDataset, UnreadableImageError
-from mmcoke.datasets.folder import describe
-from mmcoke.evaluation.backbones import FrozenNetwork, load_frozen, read_config
-from mmcoke.evaluation.feature_store import FEATURES, full_precision, maps_of
-from mmcoke.evaluation.features import view_of
-from mmcoke.evaluation.plain_images import center_crop
+from mmcoke.features.backbones import FrozenNetwork, load_frozen, read_config
+from mmcoke.features.extraction import view_of
+from mmcoke.features.plain_images import center_crop
+from mmcoke.features.store import FEATURES, full_precision, maps_of
+from mmcoke.messages import describe
 
 __all__ = ['FeatureExtractor', 'FolderFeatures', 'image_files']
 
@@ -65,7 +65,7 @@ class FeatureExtractor:
         progress: whether to show a bar.
 
     Attributes:
-        network: the :class:`~mmcoke.evaluation.backbones.FrozenNetwork`; its ``origin`` says how
+        network: the :class:`~mmcoke.features.backbones.FrozenNetwork`; its ``origin`` says how
             many keys of the checkpoint matched.
         size: as given, or chosen; None for the config's own pipeline.
 
@@ -291,7 +291,7 @@ def own_pipeline(cfg: Config) -> Callable | None:
 
 
 def crop_pipeline(network: FrozenNetwork, size: int, grey: bool) -> Callable:
-    """As :func:`~mmcoke.evaluation.plain_images.feature_pipeline`, of images in RGB or grey."""
+    """As :func:`~mmcoke.features.plain_images.feature_pipeline`, of images in RGB or grey."""
     return composed(
         [
             dict(type='NumpyToPIL', to_rgb=False),

@@ -13,10 +13,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from mmcoke.engine.checkpoint import WholeFilesBackend, read_checkpoint
+from mmcoke.files import read_checkpoint, write_text, write_whole
+from mmcoke.messages import some
 from mmcoke.registry import MODELS
 
-from .checkpoints import require, some
+from .convert import require
 from .pretrained import below, load_backbone, weights_of
 
 CLUSTERING = re.compile(r'(?:module\.)?labelers\.\d+\.')
@@ -98,8 +99,8 @@ def publish(
     entry = metafile_entry(name, path, sha256, meta, cfg)
     kept = f'{len(state)} of {len(weights)} tensors, {len(content) / 1e3:,.0f} kB'
     published = Published(path, sha256, kept, entry)
-    WholeFilesBackend().put(content, path)
-    WholeFilesBackend().put_text(published.metafile(), path.with_suffix('.yml'))
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+    write_text(path.with_suffix('.yml'), published.metafile())
     return published
 
 

@@ -1,0 +1,1 @@
+"""Frozen networks and the features of images: of a folder, of a data set, on disk."""

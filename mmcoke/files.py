@@ -1,0 +1,134 @@
+"""Files that are read safely and written whole. The ground floor: torch and no framework."""
+
+import hashlib
+import math
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+try:
+    from numpy._core import multiarray
+except ImportError:  # numpy 1
+    from numpy.core import multiarray
+
+
+class LogHistory:
+    """Stands in for mmengine's ``HistoryBuffer`` where mmengine is not imported."""
+
+    min = max = current = mean = None
+
+
+def log_history() -> type:
+    """The class of the log history in mmengine's checkpoints; it only holds numbers."""
+    module = sys.modules.get('mmengine.logging.history_buffer')
+    return module.HistoryBuffer if module else LogHistory
+
+
+def statistics_method(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr``, with which ``HistoryBuffer`` pickles its own methods.
+
+    Raises:
+        UnpicklingError: for anything but such a method, so no checkpoint reaches other attributes.
+    """
+    if owner is log_history() and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'A checkpoint may not look up {name!r} of {owner!r}.')
+
+
+def readable_classes() -> list:
+    """What a checkpoint may hold beside tensors and plain values, for torch's safe globals.
+
+    mmengine's checkpoints pickle the log history, with numpy numbers in it.
+    """
+    return [
+        (log_history(), 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (statistics_method, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32')},
+        # Either numpy reads the other's checkpoints.
+        *(
+            (getattr(multiarray, name), f'numpy.{package}.multiarray.{name}')
+            for name in ('_reconstruct', 'scalar')
+            for package in ('core', '_core')
+        ),
+    ]
+
+
+def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
+    """Load a file without running code from it (``weights_only``).
+
+    Raises:
+        OSError: if the file cannot be opened.
+        ValueError: if it is damaged, or needs more than tensors, plain values and the classes that
+            this module allows.
+    """
+    with open(path, 'rb') as file, torch.serialization.safe_globals(readable_classes()):
+        try:
+            return torch.load(file, map_location=map_location, weights_only=True)
+        # Damaged pickles raise nearly anything, OSError included.
+        except Exception as error:
+            raise ValueError(f'{path} {load_problem(error)}') from error
+
+
+def load_problem(error: Exception) -> str:
+    """What ``torch.load`` stumbled over, and the remedy."""
+    if isinstance(error, pickle.UnpicklingError) and 'Unsupported operand' not in str(error):
+        found = re.search(r'GLOBAL (\S+)', str(error))
+        return (
+            f'is refused: it holds {found[1] if found else "something"}, which is no tensor or '
+            'plain value, and loading it could run code. If you trust its author, load it in '
+            'an environment of its own with weights_only=False and save state_dict, epoch and arch '
+            'alone.'
+        )
+    return (
+        f'cannot be read as a checkpoint; it is cut off, damaged or of another kind '
+        f'({type(error).__name__}). Copy or download it again, and compare the sizes.'
+    )
+
+
+def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: under another name in its folder, then rename it."""
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    temporary = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
+    try:
+        write(temporary)
+        with temporary.open('rb') as file:
+            os.fsync(file.fileno())
+        temporary.replace(dst)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(dst: str | Path, text: str) -> None:
+    """Write a text file whole, as :func:`write_whole` does."""
+    write_whole(Path(dst), lambda path: path.write_text(text, encoding='utf-8'))
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON knows; numbers and arrays of numpy and torch become Python's, NaN None."""
+    if hasattr(value, 'tolist'):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (int, bool, type(None))) else str(value)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
