@@ -6,7 +6,8 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def readable_classes() -> list:
     ]
 
 
+@contextmanager
+def allowed(classes: list) -> Iterator[None]:
+    """Let torch read these classes; torch's own context forgets those that were allowed before."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(classes)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
     """Load a file without running code from it (``weights_only``).
 
@@ -70,7 +83,7 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
         ValueError: if it is damaged, or needs more than tensors, plain values and the classes that
             this module allows.
     """
-    with open(path, 'rb') as file, torch.serialization.safe_globals(readable_classes()):
+    with open(path, 'rb') as file, allowed(readable_classes()):
         try:
             return torch.load(file, map_location=map_location, weights_only=True)
         # Damaged pickles raise nearly anything, OSError included.

@@ -17,7 +17,8 @@ from torch import nn
 from mmcoke.clustering import UNASSIGNED, AveragedPseudoLabels
 from mmcoke.models import PlainConvNet
 from mmcoke.registry import MODELS
-from mmcoke.weights import coke as checkpoints
+from mmcoke.weights import coke, convert
+from mmcoke.weights import torchvision as layout
 from mmcoke.weights.coke import (
     coke_to_mmcoke,
     from_coke,
@@ -179,10 +180,10 @@ def model(converted_file):
     return model
 
 
-@pytest.mark.parametrize('depth', checkpoints.DEPTHS)
+@pytest.mark.parametrize('depth', layout.DEPTHS)
 def test_mmpretrain_names_and_shapes_of_resnets_are_those_of_torchvision(depth):
     ours = ResNet(depth=depth).state_dict()
-    assert {name: x.shape for name, x in ours.items()} == checkpoints.resnet_shapes(depth)
+    assert {name: x.shape for name, x in ours.items()} == layout.resnet_shapes(depth)
 
 
 @pytest.fixture(scope='module')
@@ -275,7 +276,7 @@ def test_average_targets_of_stage_2_are_those_of_the_label_histories(weights):
 def slots_from(label, weight, next_slot):
     """Converted slots of one sample: labels, newest first, and weights."""
     rows = torch.tensor([label]), torch.tensor([weight]), torch.tensor([next_slot])
-    table = checkpoints.slots_from_coke(*rows)
+    table = coke.slots_from_coke(*rows)
     labels = [*table['newest.label'].tolist(), *table['older'][0].tolist()]
     return labels, (table['weight'][0] / AveragedPseudoLabels.WEIGHT_SCALE).tolist()
 
@@ -355,7 +356,7 @@ def test_averages_written_after_the_conversion_replace_the_slot_the_authors_woul
     label, weight, next_slot = slot_table(history)
     assert label[0, next_slot[0]] == 5
     table = AveragedPseudoLabels(1, 9, NUM_SLOTS)
-    state = checkpoints.slots_from_coke(label, weight, next_slot)
+    state = coke.slots_from_coke(label, weight, next_slot)
     table.load_state_dict({name: x.to(table.state_dict()[name]) for name, x in state.items()})
     table.write(torch.tensor([0]), torch.tensor([7]), 9)
     assert 5 not in [*table.older[0].tolist(), table.newest.label[0].item()]
@@ -488,7 +489,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError('no space left')
 
     with pytest.raises(OSError, match='no space left'):
-        checkpoints.write_whole(target, fail)
+        convert.write_whole(target, fail)
     assert (os.listdir(tmp_path), target.read_text()) == (['ours.pth'], 'old')
 
 
@@ -520,7 +521,7 @@ def test_the_exported_names_are_those_of_timm():
                 names |= {f'{layer}.conv{j}.weight'} | norm(f'{layer}.bn{j}')
         shortcut = f'layer{stage}.0.downsample'
         names |= {f'{shortcut}.0.weight'} | norm(f'{shortcut}.1')
-    assert names == checkpoints.resnet_shapes(50).keys()
+    assert names == layout.resnet_shapes(50).keys()
 
 
 @torch.no_grad()
@@ -570,7 +571,7 @@ def test_other_backbones_are_refused_with_their_first_unexpected_name(weights):
         first = next(iter(backbone.state_dict()))
         message = f'ResNet-18, ResNet-34, ResNet-50, .* has besides {first}'
         with pytest.raises(ValueError, match=message):
-            checkpoints.backbone_state(dict(state_dict=state))
+            layout.backbone_state(dict(state_dict=state))
         neck_and_head = {n: x for n, x in ours.items() if not n.startswith('backbone.')}
         with pytest.raises(ValueError, match=message):
             to_coke(dict(state_dict=state | neck_and_head))
@@ -582,12 +583,12 @@ def test_a_wider_resnet_is_refused_by_its_shapes():
     state = {f'backbone.{name}': x for name, x in without('fc.weight', 'fc.bias')(wide).items()}
     message = r'compared with ResNet-50, has layer1.0.conv1.weight of shape \(128, 64, 1, 1\)'
     with pytest.raises(ValueError, match=message):
-        checkpoints.backbone_state(dict(state_dict=state))
+        layout.backbone_state(dict(state_dict=state))
 
 
 def test_a_published_file_cannot_be_exported_directly(weights):
     with pytest.raises(ValueError, match=r'coke_to_mmcoke.py first'):
-        checkpoints.backbone_state(published(weights))
+        layout.backbone_state(published(weights))
 
 
 # the command line

@@ -15,8 +15,8 @@ from mmpretrain.models import ResNet
 import mmcoke
 from mmcoke.datasets.in_memory import load_split
 from mmcoke.evaluation import knn_classify
-from mmcoke.models import ZooPretrained
 from mmcoke.zoo import index, register_models
+from mmcoke.zoo.initializer import ZooPretrained
 
 NAME = 'coke_r18_test'
 

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import CheckpointLoader
 
-from mmcoke.files import read_checkpoint, write_whole
+from mmcoke.files import read_checkpoint, readable_classes, write_whole
+
+# So that plain torch.load reads checkpoints of a training, too, with weights_only.
+torch.serialization.add_safe_globals(readable_classes())
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)

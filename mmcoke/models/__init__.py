@@ -1,6 +1,7 @@
 """Algorithms, heads, backbones and data preprocessors that configs can name."""
 
 from mmcoke import registry  # noqa: F401 (checks the installed versions before mmpretrain is imported)
+from mmcoke.weights import StrictPretrained  # noqa: F401  (it was here before)
 
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
