@@ -248,7 +248,7 @@ def test_impossible_settings_are_refused_with_the_remedy(tmp_path):
         ('deepcluster', {'model.clustering.pca_dim': 17}, r'pca_dim must be in 1 \.\.\. 16'),
         ('deepcluster', {'custom_hooks.0.interval': 0}, 'interval must be at least 1'),
         ('odc', {'model.clustering.min_size': 200}, 'Lower num_clusters or min_size'),
-        ('odc', {'custom_hooks.0.centroids_interval': 0}, 'must be at least 1 iteration'),
+        ('odc', {'custom_hooks.0.centroids_interval': 0}, 'centroids_interval must be at least 1'),
     ):
         cfg = tiny(method, tmp_path)
         cfg.merge_from_dict(change)

@@ -153,3 +153,22 @@ def test_clustering_stays_in_float32_under_autocast():
     with torch.autocast('cpu', torch.bfloat16):
         mixed.refit(features())
     assert torch.equal(plain.labels.label, mixed.labels.label)
+
+
+@pytest.mark.parametrize('idx', [-1, 60])
+def test_a_step_with_an_index_outside_the_data_set_is_refused(idx):
+    model = DeepClusterLabeler(60, 4, pca_dim=3)
+    model.refit(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match=f'sample_idx runs from {idx} .* 60 samples'):
+        model.step(torch.zeros(1, 5), torch.tensor([idx]))
+    model.labels.label[7] = -1
+    with pytest.raises(ValueError, match='1 of 2 samples have no label'):
+        model.step(torch.zeros(2, 5), torch.tensor([6, 7]))
+
+
+@pytest.mark.parametrize('pca_dim', [None, 3])
+@pytest.mark.parametrize('exponent', [-100, 100])
+def test_clusters_do_not_depend_on_the_size_of_the_features(pca_dim, exponent):
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    model = DeepClusterLabeler(60, 4, pca_dim=pca_dim)
+    assert torch.equal(model.cluster(x * 2.0**exponent).label, model.cluster(x).label)

@@ -153,3 +153,61 @@ def test_features_are_in_order_and_do_not_depend_on_the_batch(tiny_config):
     torch.testing.assert_close(projected.norm(dim=1), torch.ones(540))
     assert model.training
     assert all(torch.equal(before[name], v) for name, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize('chunk_size', [7, 1 << 22])
+def test_scores_equal_scikit_learn_for_any_integers_in_any_chunks(chunk_size, monkeypatch):
+    monkeypatch.setattr('mmcoke.evaluation.clustering.CHUNK_SIZE', chunk_size)
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        size = random.integers(1, 60)
+        target, label = (
+            random.integers(-1, random.integers(0, 9), size, endpoint=True) for _ in range(2)
+        )
+        scores = clustering_scores(label, target)
+        assert scores['nmi'] == pytest.approx(normalized_mutual_info_score(target, label))
+        assert scores['ari'] == pytest.approx(adjusted_rand_score(target, label))
+        far = clustering_scores(label * 2**40, (target + 1).astype(np.uint64) + np.uint64(2**63))
+        assert far == pytest.approx(scores)
+        assert clustering_scores(label.astype(np.int8), target.astype(np.int16)) == scores
+
+
+@pytest.mark.parametrize(
+    ('label', 'message'),
+    [
+        ([0, 1], 'same length'),
+        ([], 'same length'),
+        ([[0], [1], [1]], 'same length'),
+        ([0.0, np.nan, 1.0], 'must be integers, but there are float64'),
+        (['a', 'b', 'c'], 'must be integers'),
+    ],
+)
+def test_labels_that_are_no_clustering_are_refused(label, message):
+    with pytest.raises(ValueError, match=message):
+        clustering_scores(label, [0, 1, 1])
+
+
+@pytest.mark.parametrize('factor', [1e-38, 1e-25, 1e-20, 1e20, 1e25, 1e37])
+def test_a_linear_probe_does_not_depend_on_the_size_of_the_features(factor):
+    (x, y), (x_test, _) = blobs(100, 0), blobs(100, 1)
+    expected = linear_probe(x, y, x_test)
+    assert (linear_probe(x * factor, y, x_test * factor) == expected).double().mean() > 0.98
+    scale = torch.ones(5)
+    scale[2] = factor  # one feature alone
+    assert (linear_probe(x * scale, y, x_test * scale) == expected).double().mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(x_train=torch.full((60, 5), torch.nan)), 'NaN or infinite'),
+        (dict(x_test=torch.full((60, 5), -torch.inf)), 'NaN or infinite'),
+        (dict(y_train=torch.ones(60)), '60 integers, one for each training sample, .* float32'),
+        (dict(y_train=torch.ones(59, dtype=torch.int64)), r'60 integers.*\(59,\)'),
+        (dict(y_train=torch.ones(60, 2, dtype=torch.int64)), r'\(60, 2\)'),
+    ],
+)
+def test_what_cannot_be_probed_is_refused(change, message):
+    x, y = blobs(60, 0)
+    with pytest.raises(ValueError, match=message):
+        linear_probe(**dict(x_train=x, y_train=y, x_test=x) | change)

@@ -325,3 +325,86 @@ def test_collapsed_features_are_refused_with_the_directions_that_are_left(rank, 
 def test_features_that_are_constant_but_for_rounding_are_refused(noise):
     with pytest.raises(ValueError, match=r'in 0 directions .* collapsed'):
         pca_whiten(0.3 + noise * gaussian(100), 1)
+
+
+@pytest.mark.parametrize('spherical', [False, True])
+@pytest.mark.parametrize('exponent', [-125, -60, 40, 63, 120])
+def test_features_of_any_size_have_the_clusters_of_those_of_usual_size(exponent, spherical):
+    x = gaussian(200).clamp(-8, 8)
+    plain = kmeans(x, 12, spherical=spherical)
+    other = kmeans(x * 2.0**exponent, 12, spherical=spherical)
+    assert torch.equal(other.label, plain.label)
+    scale = 1 if spherical else 2.0**exponent
+    torch.testing.assert_close(other.centers, plain.centers * scale, rtol=1e-6, atol=1e-45)
+    if not spherical:
+        assert other.objective == pytest.approx(plain.objective * 4.0**exponent, rel=1e-4)
+
+
+def test_features_that_once_ended_the_process_are_clustered():
+    for size in (1e19, 1e38, 1e-19, 1e-30, 1e-38, 1e-44):
+        x = torch.cat([gaussian(20).clamp(-0.2, 0.2) - 1, gaussian(20).clamp(-0.2, 0.2) + 1])
+        label, centers = kmeans((x * size).contiguous(), 2, init=x[[0, 39]] * size)
+        assert label.tolist() == [0] * 20 + [1] * 20, size
+        assert centers.isfinite().all()
+        assert centers[0, 0] < 0 < centers[1, 0]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_features_of_any_type_and_layout_are_those_in_float32(dtype):
+    x = (100 * gaussian(8, 60)).round().to(dtype).T
+    assert not x.is_contiguous()
+    for function in (kmeans, pca_whiten):
+        result, expected = function(x, 5), function(x.float().contiguous(), 5)
+        result, expected = (r.label if function is kmeans else r for r in (result, expected))
+        assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize('function', [kmeans, pca_whiten])
+@pytest.mark.parametrize(
+    ('x', 'message'),
+    [
+        (torch.zeros(9, 0), r'\(A, D\), but are \(9, 0\)'),
+        (torch.zeros(9, 3, dtype=torch.complex64), 'complex64'),
+        (torch.zeros(9, 3, dtype=torch.bool), 'torch.bool'),
+        (torch.zeros(9), r'\(9,\)'),
+        (gaussian(9).double() * 1e100, r'float32 ends at .* Multiply all features by a constant'),
+        (gaussian(9).double() * 1e-100, r'float32 ends at .* Multiply all features by a constant'),
+    ],
+)
+def test_features_that_cannot_be_clustered_are_refused(x, message, function):
+    with pytest.raises(ValueError, match=message):
+        function(x, 2)
+
+
+@pytest.mark.parametrize('value', [0.0, 1.0, 1e30, 1e-40])
+def test_constant_features_fill_all_clusters(value):
+    result = kmeans(torch.full((9, 3), value), 4)
+    assert torch.bincount(result.label, minlength=4).min() >= 1
+    torch.testing.assert_close(result.centers, torch.full((4, 3), value), rtol=1e-6, atol=0)
+    assert result.objective <= 9 * 3 * (1e-6 * value) ** 2
+
+
+@pytest.mark.parametrize('exponent', [-120, -60, 40, 100, 120])
+def test_whitening_does_not_depend_on_the_size_of_the_features(exponent):
+    x = gaussian(100).clamp(-8, 8)
+    assert torch.equal(pca_whiten(x * 2.0**exponent, 4), pca_whiten(x, 4))
+
+
+def test_all_empty_clusters_are_filled_by_one_search_as_by_one_each():
+    x, label = gaussian(400), torch.randint(7, (400,), generator=torch.Generator().manual_seed(1))
+    centers = torch.zeros(60, 8)
+    expected, sizes = label.clone(), torch.bincount(label, minlength=60)
+    for cluster in range(7, 60):
+        largest = sizes.argmax()
+        members = (expected == largest).nonzero().flatten()
+        expected[members[module.split_in_two(x[members])]] = cluster
+        sizes = torch.bincount(expected, minlength=60)
+    searches = []
+    members_of = module.members_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, 'members_of', lambda *a: searches.append(1) or members_of(*a))
+        assert module.fill_empty_clusters(x, label, centers) == 53
+    assert torch.equal(label, expected)
+    assert searches == [1]
+    for cluster in range(7, 60):
+        torch.testing.assert_close(centers[cluster], x[label == cluster].mean(0))

@@ -144,3 +144,62 @@ def test_one_bad_row_of_the_training_set_does_not_hide():
     bad[33] = torch.nan
     with pytest.raises(ValueError, match='NaN'):
         knn_classify(bad, y, x, k=1, chunk_size=8)
+
+
+@pytest.mark.parametrize('factor', [1e-40, 1e-20, 1e-12, 1e20, 1e25, 1e36])
+def test_features_of_any_size_have_the_same_neighbours(factor):
+    (x, y), (x_test, _) = blobs(203, 0), blobs(50, 1)
+    expected = brute_force(x, y, x_test, 20, 0.07).argmax(1)
+    if factor > 1e-40:  # of which float32 has four digits
+        assert torch.equal(knn_classify(x * factor, y, x_test * factor), expected)
+        assert torch.equal(knn_classify(x * factor, y, x_test), expected)
+    double = x.double() * factor * factor
+    assert torch.equal(knn_classify(double, y, x_test.double() * factor), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_features_of_any_type_have_neighbours(dtype):
+    (x, y), (x_test, _) = blobs(203, 0), blobs(50, 1)
+    x, x_test = ((50 * features).round() for features in (x, x_test))
+    result = knn_classify(x.to(dtype), y, x_test.to(dtype))
+    assert torch.equal(result, knn_classify(x.to(dtype).float(), y, x_test.to(dtype).float()))
+
+
+def test_labels_may_be_of_any_integer_type_and_as_large_as_they_like():
+    (x, y), (x_test, _) = blobs(203, 0), blobs(50, 1)
+    expected = knn_classify(x, y, x_test)
+    for dtype in (torch.uint8, torch.int8, torch.int32):
+        assert torch.equal(knn_classify(x, y.to(dtype), x_test), expected)
+    assert torch.equal(knn_classify(x, y * 2**55, x_test), expected * 2**55)
+
+
+@pytest.mark.parametrize('temperature', [1e-320, 1e-30, 1e30, 1e300])
+def test_at_the_ends_of_the_temperature_the_nearest_or_the_majority_decides(temperature):
+    x, y = torch.tensor([[1.0, 0], [4, 3], [4, -3]]), torch.tensor([0, 1, 1])
+    result = knn_classify(x, y, torch.tensor([[2.0, 0]]), k=3, temperature=temperature)
+    assert result.item() == (temperature > 1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(x_train=torch.zeros(60, 12)), '60 of 60 samples .* all 0'),
+        (dict(x_test=torch.eye(60, 12)), '48 of 60 samples .* all 0'),
+        (dict(x_test=torch.ones(60, 11)), r'\(60, 12\) and \(60, 11\)'),
+        (dict(x_test=torch.ones(12)), r'\(12,\)'),
+        (dict(y_train=torch.ones(60)), 'integers .* float32'),
+        (dict(y_train=torch.ones(60, dtype=torch.bool)), 'torch.bool'),
+        (dict(y_train=torch.ones(60, 1, dtype=torch.int64)), r'\(60, 1\)'),
+        (dict(ks=(2.5,)), r'1 \.\.\. 60 .* but is 2\.5'),
+        (dict(ks=(float('nan'),)), 'but is nan'),
+        (dict(ks=(True,)), 'but is True'),
+        (dict(temperature=float('nan')), 'temperature'),
+        (dict(temperature=float('inf')), 'temperature'),
+        (dict(chunk_size=0), 'chunk_size must be at least 1'),
+    ],
+)
+def test_what_cannot_vote_is_refused(change, message):
+    x, y = blobs(60, 0)
+    arguments = dict(x_train=x, y_train=y, x_test=x, ks=(5,)) | change
+    with pytest.raises(ValueError, match=message):
+        knn_classify_many(**arguments)

@@ -623,3 +623,21 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
             labeler.step(*arguments)
     for name, value in labeler.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_features_of_any_size_fill_the_memory_alike():
+    x = features(A) - 0.3
+    plain, other = (ODCLabeler(A, K, D, min_size=2) for _ in range(2))
+    plain.refit(x)
+    other.refit(x * 2.0**-100)
+    assert_same(state(other), state(plain))
+
+
+@pytest.mark.parametrize('rows', [1, A - 1])
+def test_features_of_other_samples_are_not_spread_over_the_memory(rows):
+    labeler, x = ODCLabeler(A, K, D, min_size=2), features(A)
+    clusters = labeler.cluster(x)
+    before = {name: value.clone() for name, value in labeler.state_dict().items()}
+    with pytest.raises(ValueError, match=rf'memory takes features \({A}, {D}\), but got \({rows},'):
+        labeler.refit(x[:rows], clusters)
+    assert_same(labeler.state_dict(), before)

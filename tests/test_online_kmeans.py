@@ -185,3 +185,17 @@ def test_clustering_stays_in_float32_under_autocast(dtype):
     assert products and set(products) == {torch.float32}
     for name, buffer in plain.state_dict().items():
         assert torch.equal(buffer, mixed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ('label', 'message'),
+    [([0, 3], 'label runs from 0 to 3'), ([-1, 0], 'from -1'), ([0], 'shape'), ([0.0, 1.0], 'int')],
+)
+def test_labels_that_are_no_clusters_change_nothing(label, message):
+    kmeans = OnlineConstrainedKMeans(3, 4)
+    before = {name: value.clone() for name, value in kmeans.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        kmeans.update(torch.eye(4)[:2], torch.tensor(label))
+    with pytest.raises(ValueError, match=r'\(N, 4\)'):
+        kmeans.assign(torch.eye(3))
+    assert all(torch.equal(value, before[name]) for name, value in kmeans.state_dict().items())

@@ -128,3 +128,12 @@ def test_a_resumed_schedule_follows_the_present_settings(epochs, iters, lr):
     _, state = curve(10, 4, steps=20)
     whole, _ = curve(epochs, iters, lr=lr)
     assert curve(epochs, iters, state=state, lr=lr)[0] == whole[5 * iters :]
+
+
+def test_a_curve_resumed_behind_its_end_stays_at_0():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    for warmup in (2, 3):  # with a cosine of one iteration, and without
+        scheduler = WarmupCosineLR(optimizer, zero=1, warmup=warmup, begin=0, end=4)
+        state = dict(scheduler.state_dict(), last_step=9, _global_step=10)
+        scheduler.load_state_dict(state)
+        assert optimizer.param_groups[0]['lr'] == 0

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -136,3 +139,94 @@ def test_every_row_finds_the_last_one_with_its_index():
     """Checked apart from the tables: on CPU an indexed write happens to keep the last row."""
     idx = torch.tensor([7, 2, 7, 7, 5, 2])
     assert last_of_equals(idx).tolist() == [3, 5, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize('temperature', [1e-320, 1e-40, 1e-6, 0.004, 0.011, 0.5, 1e6, 1e300])
+def test_targets_at_any_temperature_are_those_of_a_stable_softmax(temperature):
+    table = AveragedPseudoLabels(2, 4, num_slots=3, temperature=temperature)
+    for step, label in enumerate([1, 3, 3], start=1):
+        table.write(torch.tensor([0]), torch.tensor([label]), step)
+    target = table.read(torch.tensor([0, 1]))
+    gap = torch.tensor(1 / 3, dtype=torch.float64) / temperature  # weights are 2/3 and 1/3
+    share = 1 / (1 + torch.exp(-gap))
+    expected = torch.tensor([0, 1 - share, 0, share]).float()
+    torch.testing.assert_close(target, torch.stack([expected, torch.zeros(4)]), atol=1e-6, rtol=0)
+
+
+LABELS = [
+    ([257], r'label runs from 257 to 257, but labels of 4 clusters are 0 \.\.\. 3'),
+    ([-1], 'label runs from -1 to -1'),
+    ([4], 'label runs from 4 to 4'),
+    ([1.0], r'Labels must be integers of shape \(1,\), but are torch.float32'),
+    ([True], 'torch.bool'),
+    ([1, 2], r'\(1,\), but are torch.int64 of shape \(2,\)'),
+    ([[1]], r'shape \(1, 1\)'),
+    ([], r'shape \(0,\)'),
+]
+
+
+@pytest.mark.parametrize(('label', 'message'), LABELS)
+def test_labels_that_would_wrap_or_spread_are_refused_and_change_nothing(label, message):
+    averaged, plain = AveragedPseudoLabels(6, 4), PseudoLabels(1, 4)
+    averaged.write(torch.arange(6), torch.arange(6) % 4, 1)
+    plain.assign_all(torch.tensor([2]))
+    before = [{k: v.clone() for k, v in table.state_dict().items()} for table in (averaged, plain)]
+    label, idx = torch.tensor(label), torch.tensor([0])
+    for write in (
+        lambda: plain.assign_all(label),
+        lambda: plain.write(idx, label),
+        lambda: averaged.write(idx, label, 2),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write()
+    for state, table in zip(before, (averaged, plain), strict=True):
+        assert all(torch.equal(value, state[k]) for k, value in table.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('idx', 'message'),
+    [
+        ([-1], 'sample_idx runs from -1 to -1, but the label table has 6 samples'),
+        ([6], 'sample_idx runs from 6 to 6'),
+        ([1.0], 'Indices must be integers'),
+        ([True, False, False, True, False, False], 'torch.bool'),
+        ([[1]], r'shape \(1, 1\)'),
+    ],
+)
+def test_indices_that_count_from_the_end_or_mask_are_refused(idx, message):
+    idx = torch.tensor(idx)
+    for table in (PseudoLabels(6, 4), AveragedPseudoLabels(6, 4)):
+        with pytest.raises(ValueError, match=message):
+            table.read(idx)
+        write = (lambda *a, table=table: table.write(*a, 1)) if hasattr(table, 'older') else None
+        with pytest.raises(ValueError, match=message):
+            (write or table.write)(idx, torch.zeros(idx.shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_indices_and_labels_of_any_integer_type_are_taken(dtype):
+    table = PseudoLabels(6, 4)
+    table.write(torch.tensor([1, 4], dtype=dtype), torch.tensor([3, 0], dtype=dtype))
+    assert table.read(torch.tensor([0, 1, 4], dtype=dtype)).tolist() == [-1, 3, 0]
+
+
+def test_on_an_accelerator_nothing_in_a_step_waits_for_a_value():
+    """Tensors on 'meta' have no values: whoever asks for one fails."""
+    idx, label = torch.arange(6, device='meta'), torch.zeros(6, dtype=torch.int64, device='meta')
+    plain, averaged = (kind(9, 4).to('meta') for kind in (PseudoLabels, AveragedPseudoLabels))
+    plain.read(idx), plain.write(idx, label), plain.assign_all(label.new_zeros(9))
+    averaged.write(idx, label, 2), averaged.read(idx)
+    with pytest.raises(ValueError, match='float32'):
+        plain.write(idx, label.float())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+def test_on_a_gpu_the_device_stops_at_a_label_that_would_wrap():
+    """In a process of its own, whose GPU is not usable any more."""
+    code = (
+        'import torch; from mmcoke.clustering import PseudoLabels; t = PseudoLabels(6, 4).cuda();'
+        'i = torch.arange(1).cuda(); t.write(i, i + 257); torch.cuda.synchronize()'
+    )
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.returncode
+    assert 'assert' in run.stderr

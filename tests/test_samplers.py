@@ -1,10 +1,14 @@
-"""Samplers that draw: which samples an epoch of DeepCluster or ODC has."""
+"""Samplers: which samples an epoch has, in which order, on which process."""
+
+import tracemalloc
 
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
 
 from mmcoke.clustering import PseudoLabels
-from mmcoke.datasets import ClusterUniformSampler, ReplacementSampler
+from mmcoke.datasets import ClusterUniformSampler, ReplacementSampler, TruncatedSampler, samplers
+from mmcoke.datasets.samplers import shuffled
 
 
 def labels(sizes):
@@ -94,3 +98,47 @@ def test_replacement_leaves_some_out_and_repeats_others():
     assert counts.sum() == 10_000
     share_left_out = (counts == 0).float().mean().item()
     assert share_left_out == pytest.approx(0.368, abs=0.02)  # 1 / e
+
+
+@pytest.mark.parametrize('shuffle', [True, False])
+@pytest.mark.parametrize('size', [1, 3, 100, 40_000])
+def test_the_order_is_that_of_mmengine(size, shuffle, monkeypatch):
+    whole = DefaultSampler(range(size), shuffle=shuffle, seed=5)
+    whole.set_epoch(2)
+    whole = list(whole)
+    for rank in range(3):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda r=rank: (r, 3))
+        sampler = TruncatedSampler(range(size), shuffle=shuffle, seed=5)
+        sampler.set_epoch(2)
+        assert list(sampler) == whole[: size // 3 * 3][rank::3]
+        assert len(sampler) == size // 3
+
+
+def test_an_epoch_is_drawn_when_it_begins_and_takes_four_bytes_per_sample(monkeypatch):
+    sampler = TruncatedSampler(range(300_000), seed=5)
+    drawn = []
+    monkeypatch.setattr(samplers, 'shuffled', lambda *a: drawn.append(shuffled(*a)) or drawn[-1])
+    tracemalloc.start()
+    indices = iter(sampler)
+    sampler.set_epoch(1)
+    first = next(indices)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert drawn[0].dtype == torch.int32
+    assert first == drawn[0][0]
+    assert peak < 2e6, 'no list of 300,000 Python integers, which takes 12 MB'
+
+
+def test_draws_follow_the_seed_as_they_did():
+    """Values of the first release: a resumed run goes on with the same samples."""
+    assert list(uniform([5, 90, 305], seed=1))[:8] == [270, 209, 277, 12, 77, 14, 310, 211]
+    assert list(ReplacementSampler(range(400), seed=1))[:8] == [
+        245,
+        139,
+        124,
+        168,
+        63,
+        313,
+        91,
+        341,
+    ]

@@ -385,7 +385,7 @@ def test_what_does_not_fit_is_refused(sets, apply, message):
 
 
 def test_costs_that_are_not_positive_are_refused(sets):
-    with pytest.raises(ValueError, match='must be positive'):
+    with pytest.raises(ValueError, match='costs must be above 0'):
         voc_svm(*sets, costs=[1, 0])
 
 
@@ -597,3 +597,10 @@ def test_the_tool_checks_the_layout_first(small_network, tmp_path):
     with pytest.raises(SystemExit, match='is no VOC2007'):
         run('voc_svm.py', *small_network, '--voc-root', tmp_path, '--out', tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('factor', [1e-20, 1e300])
+def test_features_of_a_size_at_which_the_published_norm_fails_are_refused(factor):
+    x = torch.ones(4, 3, dtype=torch.float64) * factor
+    with pytest.raises(ValueError, match=r'features_train have lengths .* Multiply'):
+        svm.unit_rows(x, 4, 'features_train')

@@ -12,6 +12,7 @@ from .pseudo_labels import (
     check_batch,
     check_num_clusters,
 )
+from .settings import check_number
 
 
 class CoKeLabeler(nn.Module):
@@ -52,6 +53,8 @@ class CoKeLabeler(nn.Module):
     ) -> None:
         super().__init__()
         check_num_clusters(num_clusters, num_samples)
+        check_number('num_slots', num_slots, '[1, inf)', whole=True)
+        check_number('label_temperature', label_temperature, '(0, inf)')
         self.kmeans = OnlineConstrainedKMeans(
             num_clusters,
             dim,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from .kmeans import KMeansResult, kmeans, pca_whiten
-from .precision import float32_no_grad
-from .pseudo_labels import PseudoLabels, check_num_clusters
+from .kmeans import KMeansResult, check_table, kmeans, pca_whiten
+from .precision import float32_no_grad, unit_rows
+from .pseudo_labels import UNASSIGNED, PseudoLabels, check_num_clusters
+from .settings import SEED_RANGE, check_number
 
 
 def cluster_weight(size_K: Tensor, power: float) -> Tensor:
@@ -41,7 +41,7 @@ class DeepClusterLabeler(nn.Module):
         seed: of k-means; each clustering starts from other samples.
 
     Raises:
-        ValueError: if there are more clusters than samples.
+        ValueError: if there are more clusters than samples, or a setting is out of its range.
     """
 
     keeps_features = False
@@ -61,6 +61,11 @@ class DeepClusterLabeler(nn.Module):
     ) -> None:
         super().__init__()
         check_num_clusters(num_clusters, num_samples)
+        if pca_dim is not None:
+            check_number('pca_dim', pca_dim, '[1, inf)', whole=True)
+        check_number('num_iters', num_iters, '[1, inf)', whole=True)
+        check_number('reweight_pow', reweight_pow, '[0, 1]')
+        check_number('seed', seed, SEED_RANGE, whole=True)
         self.pca_dim, self.num_iters = pca_dim, num_iters
         self.reweight_pow, self.seed = reweight_pow, seed
         self.labels = PseudoLabels(num_samples, num_clusters)
@@ -76,10 +81,17 @@ class DeepClusterLabeler(nn.Module):
         """Labels of the samples, int64 (N,); the features (N, D) do not matter here.
 
         Raises:
-            ValueError: if there are no labels yet.
+            ValueError: if there are no labels yet, or an index is not in the data set (on CPU; on a
+                GPU the device stops).
         """
         check_fitted(self.num_fits)
-        return self.labels.read(idx_N)
+        label_N = self.labels.read(idx_N)
+        if label_N.device.type == 'cpu' and (label_N == UNASSIGNED).any():
+            raise ValueError(
+                f'{int((label_N == UNASSIGNED).sum())} of {len(label_N)} samples have no label, '
+                'though all were clustered: the table was changed since. Call refit(x_AD).'
+            )
+        return label_N
 
     def cluster(
         self, x_AD: Tensor, progress: Callable[[Iterable], Iterable] = iter
@@ -93,10 +105,8 @@ class DeepClusterLabeler(nn.Module):
         Raises:
             ValueError: as :func:`pca_whiten` and :func:`kmeans`.
         """
-        if self.pca_dim is None:
-            x_AD = normalize(x_AD.float(), dim=1)
-        else:
-            x_AD = pca_whiten(x_AD, self.pca_dim)
+        check_table(x_AD)
+        x_AD = unit_rows(x_AD) if self.pca_dim is None else pca_whiten(x_AD, self.pca_dim)
         seed = self.seed + int(self.num_fits)
         options = dict(num_iters=self.num_iters, seed=seed, progress=progress)
         return kmeans(x_AD, self.num_clusters, **options)

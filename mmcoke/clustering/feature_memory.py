@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .settings import check_number
+
 
 class FeatureMemory(nn.Module):
     """One feature per sample, indexed by ``sample_idx``: the memory of ODC.
@@ -18,6 +20,9 @@ class FeatureMemory(nn.Module):
         device: where the rows stay, such as 'cpu' while the network is on a GPU; None: with the
             module.
         sharded: spread the rows over the processes.
+
+    Raises:
+        ValueError: if there is no sample or no dimension.
     """
 
     x: Tensor
@@ -26,6 +31,8 @@ class FeatureMemory(nn.Module):
         self, num_samples: int, dim: int, *, device: str | None = None, sharded: bool = False
     ) -> None:
         super().__init__()
+        check_number('num_samples', num_samples, '[1, inf)', whole=True)
+        check_number('dim', dim, '[1, inf)', whole=True)
         self.num_samples, self.dim, self.pinned_to = num_samples, dim, device
         self.sharded = sharded and dist.is_available() and dist.is_initialized()
         world_size = dist.get_world_size() if self.sharded else 1

@@ -1,5 +1,6 @@
 """Offline k-means of all features, by faiss, on CPU or GPU."""
 
+import math
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import NamedTuple
@@ -8,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from .precision import power_of_two
+from .settings import SEED_RANGE, check_number, is_number
 
 BACKENDS = ('auto', 'cpu', 'gpu')
 CHUNK_SIZE = 1 << 16
@@ -61,11 +65,12 @@ def kmeans(
     in the end gets half of the largest cluster, split by 2-means.
 
     Args:
-        x_AD: features (A, D), finite, on any device; they are clustered in float32.
+        x_AD: features (A, D), finite, on any device; they are clustered in float32, whatever their
+            size.
         num_clusters: K, at most A.
         spherical: centers on the unit sphere, nearest by inner product: for unit vectors.
         num_iters: iterations, each an assignment and an update; one more assignment follows.
-        seed: chooses the K samples that the centers start from.
+        seed: in 0 ... 2^32 - 1, chooses the K samples that the centers start from.
         backend: 'cpu'; 'gpu', all of them, with faiss-gpu; 'auto', the GPUs if faiss finds any.
         init: first centers (K, D) instead.
         progress: wraps the iterable of iterations, such as ``rich.progress.track``.
@@ -75,24 +80,36 @@ def kmeans(
             is out of its range.
         ImportError: if faiss is not installed.
     """
-    check_arguments(x_AD, num_clusters, num_iters, backend)
-    x_AD = x_AD.detach().to('cpu', torch.float32).contiguous()
+    check_arguments(x_AD, num_clusters, num_iters, seed, backend)
+    x_AD = on_cpu(x_AD)
     if init is None:
         generator = torch.Generator().manual_seed(seed)
         init = x_AD[torch.randperm(len(x_AD), generator=generator)[:num_clusters]]
-    init = init.detach().to('cpu', torch.float32)
+    init = init.detach().to('cpu', torch.float32).contiguous()
     if init.shape != (num_clusters, x_AD.shape[1]) or not init.isfinite().all():
         raise ValueError(
             f'init must be {num_clusters} finite centers of dimension {x_AD.shape[1]}, but is '
             f'{tuple(init.shape)}.'
         )
+    factor = power_of_two(max(largest(x_AD), largest(init)))
+    if factor != 1:
+        x_AD, init = scaled(x_AD, factor), scaled(init, factor)
     label_A, centers_KD = lloyd(x_AD, init, spherical, num_iters, backend, progress)
     num_filled = fill_empty_clusters(x_AD, label_A, centers_KD, spherical)
-    objective = sum(
-        (x_nD - centers_KD[label_n]).double().square().sum().item()
+    if not spherical:
+        centers_KD = scaled(centers_KD, 1 / factor)
+    return KMeansResult(
+        label_A, centers_KD, objective_of(x_AD, label_A, centers_KD, factor), num_filled
+    )
+
+
+def objective_of(x_AD: Tensor, label_A: Tensor, centers_KD: Tensor, factor: float) -> float:
+    """Sum of squared distances to the centers, of features that were multiplied by a factor."""
+    centers_KD = centers_KD.double()
+    return sum(
+        (x_nD.double() / factor - centers_KD[label_n]).square().sum().item()
         for x_nD, label_n in zip(x_AD.split(CHUNK_SIZE), label_A.split(CHUNK_SIZE), strict=True)
     )
-    return KMeansResult(label_A, centers_KD, objective, num_filled)
 
 
 def import_faiss() -> ModuleType:
@@ -107,17 +124,19 @@ def import_faiss() -> ModuleType:
     return faiss
 
 
-def check_arguments(x_AD: Tensor, num_clusters: int, num_iters: int, backend: str) -> None:
+def check_arguments(
+    x_AD: Tensor, num_clusters: int, num_iters: int, seed: int, backend: str
+) -> None:
     """Refuse what cannot be clustered; see :func:`kmeans`."""
-    if x_AD.ndim != 2:
-        raise ValueError(f'Features must be (A, D), but are {tuple(x_AD.shape)}.')
-    if not 1 <= num_clusters <= len(x_AD):
+    check_table(x_AD)
+    check_number('num_clusters', num_clusters, '[1, inf)', whole=True)
+    if num_clusters > len(x_AD):
         raise ValueError(
             f'num_clusters must be in 1 ... {len(x_AD)}, the number of samples, but is '
             f'{num_clusters}. Choose fewer clusters, or give more images.'
         )
-    if num_iters < 1:
-        raise ValueError(f'num_iters must be at least 1, but is {num_iters}.')
+    check_number('num_iters', num_iters, '[1, inf)', whole=True)
+    check_number('seed', seed, SEED_RANGE, whole=True)
     check_finite(x_AD)
     if backend not in BACKENDS:
         raise ValueError(f'backend must be one of {BACKENDS}, but is {backend!r}.')
@@ -128,14 +147,47 @@ def check_arguments(x_AD: Tensor, num_clusters: int, num_iters: int, backend: st
         )
 
 
+def check_table(x_AD: Tensor) -> None:
+    """ValueError if features are not (A, D) of real numbers, with at least one dimension."""
+    if x_AD.ndim != 2 or not x_AD.shape[1] or x_AD.is_complex() or x_AD.dtype == torch.bool:
+        raise ValueError(
+            f'Features must be (A, D), but are {tuple(x_AD.shape)} of {x_AD.dtype}; D is at least '
+            '1, and the numbers are real.'
+        )
+
+
 def check_finite(x_AD: Tensor) -> None:
-    """ValueError if a feature is NaN or infinite."""
+    """ValueError if a feature is NaN or infinite, or cannot be held in float32."""
     num_bad = sum((~x_nD.isfinite().all(1)).sum().item() for x_nD in x_AD.split(CHUNK_SIZE))
     if num_bad:
         raise ValueError(
             f'The features of {num_bad} of {len(x_AD)} samples are NaN or infinite. Lower the '
             'learning rate or check the images.'
         )
+    size, limits = largest(x_AD), torch.finfo(torch.float32)
+    if x_AD.dtype == torch.float64 and size and not limits.tiny <= size <= limits.max:
+        raise ValueError(
+            f'The largest feature is {size:.2g}, but float32 ends at {limits.tiny:.2g} and '
+            f'{limits.max:.2g}. Multiply all features by a constant.'
+        )
+
+
+def largest(x_AD: Tensor) -> float:
+    """Largest absolute value; 0 of no values."""
+    chunks = x_AD.split(CHUNK_SIZE) if x_AD.numel() else ()
+    # Not abs(): that of the least int64 is negative.
+    return max((abs(end.item()) for x_nD in chunks for end in x_nD.aminmax()), default=0)
+
+
+def on_cpu(x_AD: Tensor) -> Tensor:
+    """Features as faiss reads them: on CPU, in float32, row by row."""
+    return x_AD.detach().to('cpu', torch.float32).contiguous()
+
+
+def scaled(x_AD: Tensor, factor: float) -> Tensor:
+    """Features times a power of 2, in two steps: float32 does not hold all of them."""
+    step = 2.0 ** (round(math.log2(factor)) // 2)
+    return x_AD * step * (factor / step)
 
 
 def num_gpus() -> int:
@@ -178,16 +230,27 @@ def fill_empty_clusters(
     """Give each empty cluster half of the then largest one, in place; returns how many."""
     size_K = torch.bincount(label_A, minlength=len(centers_KD))
     empty = (size_K == 0).nonzero().flatten().tolist()
+    # No other clusters can become the largest: one search finds all samples that may move.
+    members = members_of(label_A, size_K.sort(descending=True, stable=True)[1][: len(empty)])
     for cluster in empty:
         largest = size_K.argmax().item()
-        members = (label_A == largest).nonzero().flatten()
-        moved = split_in_two(x_AD[members])
-        label_A[members[moved]] = cluster
-        for k, part in ((largest, members[~moved]), (cluster, members[moved])):
-            center = x_AD[part].mean(0)
+        rows = members[largest]
+        moved = split_in_two(x_AD[rows])
+        members[largest], members[cluster] = rows[~moved], rows[moved]
+        label_A[members[cluster]] = cluster
+        for k in (largest, cluster):
+            center = x_AD[members[k]].mean(0)
             centers_KD[k] = normalize(center, dim=0) if spherical else center
-            size_K[k] = len(part)
+            size_K[k] = len(members[k])
     return len(empty)
+
+
+def members_of(label_A: Tensor, clusters: Tensor) -> dict[int, Tensor]:
+    """Rows of each of some clusters, in order, by one search through the labels (A,)."""
+    rows = torch.isin(label_A, clusters).nonzero().flatten()
+    label, order = label_A[rows].sort(stable=True)
+    found, sizes = label.unique_consecutive(return_counts=True)
+    return dict(zip(found.tolist(), rows[order].split(sizes.tolist()), strict=True))
 
 
 def split_in_two(x_nD: Tensor, num_iters: int = 20) -> Tensor:
@@ -218,7 +281,7 @@ def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
     """Principal components, whitened, then L2-normalized: what DeepCluster clusters.
 
     Args:
-        x_AD: features (A, D), finite.
+        x_AD: features (A, D), finite, of any size.
         dim: number of components, at most D and below A.
 
     Returns:
@@ -227,14 +290,16 @@ def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
     Raises:
         ValueError: if a feature is not finite, or there are too many components for the features.
     """
+    check_table(x_AD)
     num_samples, width = x_AD.shape
     check_finite(x_AD)
-    if not 1 <= dim <= width or dim >= num_samples:
+    if not is_number(dim, whole=True) or not 1 <= dim <= width or dim >= num_samples:
         raise ValueError(
             f'pca_dim must be in 1 ... {min(width, num_samples - 1)} for {num_samples} features of '
             f'dimension {width}, but is {dim}.'
         )
-    chunks = x_AD.detach().to('cpu', torch.float32).split(CHUNK_SIZE)
+    x_AD, factor = on_cpu(x_AD), power_of_two(largest(x_AD))
+    chunks = (x_AD if factor == 1 else scaled(x_AD, factor)).split(CHUNK_SIZE)
     mean_D = (sum(x_nD.sum(0).double() for x_nD in chunks) / num_samples).float()
     covariance_DD = sum(((x_nD - mean_D).T @ (x_nD - mean_D)).double() for x_nD in chunks)
     variance_D, axes_DD = torch.linalg.eigh(covariance_DD / num_samples)

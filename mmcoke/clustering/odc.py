@@ -9,9 +9,10 @@ from torch.nn.functional import normalize
 
 from .deepcluster import check_fitted, cluster_weight
 from .feature_memory import FeatureMemory
-from .kmeans import KMeansResult, kmeans, split_in_two
-from .precision import float32_no_grad
+from .kmeans import KMeansResult, check_table, kmeans, split_in_two
+from .precision import float32_no_grad, unit_rows
 from .pseudo_labels import PseudoLabels, check_batch, check_num_clusters, last_of_equals
+from .settings import SEED_RANGE, check_number
 
 # Sums of features are kept as integers, in units of 2^-32: what is added can be taken off again
 # to the bit, in any order, on any device; 2^31 unit vectors in one cluster fit.
@@ -73,13 +74,16 @@ class ODCLabeler(nn.Module):
     ) -> None:
         super().__init__()
         check_num_clusters(num_clusters, num_samples)
+        check_number('min_size', min_size, '[0, inf)', whole=True)
+        check_number('momentum', momentum, '(0, 1]')
+        check_number('reweight_pow', reweight_pow, '[0, 1]')
+        check_number('num_iters', num_iters, '[1, inf)', whole=True)
+        check_number('seed', seed, SEED_RANGE, whole=True)
         if num_clusters * min_size > num_samples:
             raise ValueError(
                 f'{num_clusters} clusters of min_size={min_size} need more than the {num_samples} '
                 'samples of the data set. Lower num_clusters or min_size.'
             )
-        if not 0 < momentum <= 1:
-            raise ValueError(f'momentum must be in (0, 1], but is {momentum}.')
         self.momentum, self.min_size, self.reweight_pow = momentum, min_size, reweight_pow
         self.num_iters, self.seed = num_iters, seed
         self.memory = FeatureMemory(num_samples, dim, device=memory_device, sharded=shard_memory)
@@ -221,7 +225,8 @@ class ODCLabeler(nn.Module):
         Raises:
             ValueError: as :func:`kmeans`.
         """
-        x_AD = normalize(x_AD.float(), dim=1)
+        check_table(x_AD)
+        x_AD = unit_rows(x_AD)
         options = dict(num_iters=self.num_iters, seed=self.seed, progress=progress)
         return kmeans(x_AD, self.num_clusters, **options)
 
@@ -233,12 +238,20 @@ class ODCLabeler(nn.Module):
             x_AD: features in data-set order (A, D); with ``clusters``, those whose rows of the
                 memory are here will do.
             clusters: what :meth:`cluster` returned for them on another process.
+
+        Raises:
+            ValueError: as :meth:`cluster`, or if features or labels are not of all samples.
         """
         if clusters is None:
             clusters = self.cluster(x_AD)
         own_nD = x_AD if len(x_AD) == len(self.memory.x) else x_AD[self.memory.own]
-        self.memory.x.copy_(normalize(own_nD, dim=1))
+        if own_nD.shape != self.memory.x.shape:
+            raise ValueError(
+                f'The memory takes features {tuple(self.memory.x.shape)}, but got '
+                f'{tuple(own_nD.shape)}.'
+            )
         self.labels.assign_all(clusters.label)
+        self.memory.x.copy_(unit_rows(own_nD))
         self.recompute()
         self.update_centroids()
         self.num_fits += 1

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .precision import float32_no_grad
+from .pseudo_labels import check_features, check_labels
+from .settings import SEED_RANGE, check_number
 
 
 class OnlineConstrainedKMeans(nn.Module):
@@ -59,18 +61,17 @@ class OnlineConstrainedKMeans(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if num_clusters < 1 or dim < 1:
-            raise ValueError(
-                f'num_clusters and dim must be at least 1, but are {num_clusters} and {dim}.'
-            )
-        if not 0 < min_ratio <= 1:
-            raise ValueError(
-                f'min_ratio must be in (0, 1], but is {min_ratio}. It is the smallest size of a '
-                'cluster as a share of the balanced size; 1 balances, close to 0 does not '
-                'constrain.'
-            )
-        if not dual_lr >= 0:
-            raise ValueError(f'dual_lr must not be negative, but is {dual_lr}.')
+        check_number('num_clusters', num_clusters, '[1, inf)', whole=True)
+        check_number('dim', dim, '[1, inf)', whole=True)
+        meaning = (
+            'It is the smallest size of a cluster as a share of the balanced size; 1 balances, '
+            'close to 0 does not constrain.'
+        )
+        check_number('min_ratio', min_ratio, '(0, 1]', hint=meaning)
+        check_number('dual_lr', dual_lr, '[0, inf)')
+        if average_from_epoch is not None:
+            check_number('average_from_epoch', average_from_epoch, '[0, inf)', whole=True)
+        check_number('seed', seed, SEED_RANGE, whole=True)
         self.num_clusters, self.dim = num_clusters, dim
         self.min_ratio, self.dual_lr = min_ratio, dual_lr
         self.average_from_epoch = average_from_epoch
@@ -95,7 +96,11 @@ class OnlineConstrainedKMeans(nn.Module):
 
         Args:
             x_ND: L2-normalized vectors (N, D).
+
+        Raises:
+            ValueError: if they are of another shape.
         """
+        check_features(x_ND, self.dim)
         centers = self.centers if self.average_step else self.running
         return torch.addmm(self.dual, x_ND, centers.T).argmax(1)
 
@@ -106,7 +111,15 @@ class OnlineConstrainedKMeans(nn.Module):
         Args:
             x_ND: L2-normalized vectors of the global batch (N, D).
             label_N: what :meth:`assign` returned for them, int64 (N,).
+
+        Raises:
+            ValueError: if shapes or types do not fit, there is no vector, or (on CPU) a label is
+                no cluster.
         """
+        check_features(x_ND, self.dim)
+        check_labels(label_N, x_ND.shape[:1], self.num_clusters)
+        if not len(label_N):
+            raise ValueError('update() got an empty batch.')
         # A product with the one-hot matrix: unlike index_add_ on CUDA it sums in a fixed order.
         clusters = torch.arange(self.num_clusters, device=label_N.device)
         member_KN = (clusters[:, None] == label_N).to(x_ND.dtype)
@@ -131,6 +144,7 @@ class OnlineConstrainedKMeans(nn.Module):
         Args:
             epoch: number of the epoch, from 0.
         """
+        check_number('epoch', epoch, '[0, inf)', whole=True)
         self.epoch = epoch
         self.count.zero_()
 

@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from .settings import check_number
+
 UNASSIGNED = -1
 """Label of a sample that no clustering has seen yet."""
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def smallest_int_dtype(num_values: int) -> torch.dtype:
@@ -17,14 +21,58 @@ def smallest_int_dtype(num_values: int) -> torch.dtype:
 
 def check_num_clusters(num_clusters: int, num_samples: int) -> None:
     """ValueError if there are more clusters than samples, or none."""
-    if num_clusters < 1:
-        raise ValueError(f'num_clusters must be at least 1, but is {num_clusters}.')
+    check_number('num_samples', num_samples, '[1, inf)', whole=True)
+    check_number('num_clusters', num_clusters, '[1, inf)', whole=True)
     if num_clusters > num_samples:
         raise ValueError(
             f'num_clusters={num_clusters} is more than the {num_samples} samples of the data '
             f'set. Choose num_clusters <= {num_samples} (a tenth of it or less is usual), or '
             'give more images.'
         )
+
+
+def check_integers(name: str, x: Tensor, shape: torch.Size) -> None:
+    """ValueError if a tensor has another shape, or no integers."""
+    if x.shape != shape or x.dtype not in INTEGERS:
+        raise ValueError(
+            f'{name} must be integers of shape {tuple(shape)}, but are {x.dtype} of shape '
+            f'{tuple(x.shape)}.'
+        )
+
+
+def check_range(name: str, x: Tensor, num_values: int, rule: str) -> None:
+    """Refuse integers outside 0 ... ``num_values - 1``, which would wrap or count from the end.
+
+    On a GPU, where looking would stall the stream, the device checks, and stops as it does for any
+    index out of range.
+
+    Raises:
+        ValueError: on CPU, with what was found and the rule.
+    """
+    if not x.numel() or x.device.type not in ('cpu', 'cuda'):
+        return
+    low, high = (end.long() for end in x.aminmax())
+    inside = (low >= 0) & (high < num_values)
+    if x.device.type == 'cuda':
+        torch._assert_async(inside, f'{name}: {rule}')
+    elif not inside:
+        raise ValueError(f'{name} runs from {low} to {high}, but {rule}')
+
+
+def check_labels(label_N: Tensor, shape: torch.Size, num_clusters: int) -> None:
+    """ValueError unless there is a label in 0 ... K - 1 for each sample; see check_range."""
+    check_integers('Labels', label_N, shape)
+    rule = f'labels of {num_clusters} clusters are 0 ... {num_clusters - 1}.'
+    check_range('label', label_N, num_clusters, rule)
+
+
+def check_indices(idx_N: Tensor, num_samples: int) -> None:
+    """ValueError unless they are indices of samples (N,); values as for :func:`check_range`."""
+    check_integers('Indices', idx_N, idx_N.shape[:1])
+    rule = (
+        f'the label table has {num_samples} samples. Is it the data set that training started with?'
+    )
+    check_range('sample_idx', idx_N, num_samples, rule)
 
 
 def check_batch(x_ND: Tensor, idx_N: Tensor, dim: int, num_samples: int) -> None:
@@ -36,19 +84,23 @@ def check_batch(x_ND: Tensor, idx_N: Tensor, dim: int, num_samples: int) -> None
         )
     if not len(x_ND):
         raise ValueError('step() got an empty batch.')
-    if x_ND.device.type != 'cpu':
-        return
-    if idx_N.min() < 0 or idx_N.max() >= num_samples:
-        raise ValueError(
-            f'sample_idx runs from {idx_N.min()} to {idx_N.max()}, but the label table has '
-            f'{num_samples} samples. Is it the data set that training started with?'
-        )
-    if not x_ND.isfinite().all():
+    check_indices(idx_N, num_samples)
+    check_features(x_ND, dim)
+    if x_ND.device.type == 'cpu' and not x_ND.isfinite().all():
         bad = idx_N[~x_ND.isfinite().all(1)]
         raise ValueError(
             f'The features of {len(bad)} of {len(x_ND)} samples are NaN or infinite '
             f'(sample_idx {bad[:5].tolist()}{", ..." if len(bad) > 5 else ""}). Nothing was '
             'clustered. Lower the learning rate, or check these images.'
+        )
+
+
+def check_features(x_ND: Tensor, dim: int) -> None:
+    """ValueError unless they are floating-point numbers (N, D)."""
+    if x_ND.ndim != 2 or x_ND.shape[1] != dim or not x_ND.is_floating_point():
+        raise ValueError(
+            f'Features must be floating-point numbers (N, {dim}), but are {x_ND.dtype} of shape '
+            f'{tuple(x_ND.shape)}.'
         )
 
 
@@ -77,12 +129,19 @@ class PseudoLabels(nn.Module):
     Args:
         num_samples: A, number of samples in the data set.
         num_clusters: K, number of clusters.
+
+    Raises:
+        ValueError: if one of them is not a whole number of at least 1. Reads and writes raise it
+            for tensors of another type or shape and, on CPU, for values out of range; on a GPU the
+            device stops at those, so that no iteration waits for it.
     """
 
     label: Tensor
 
     def __init__(self, num_samples: int, num_clusters: int) -> None:
         super().__init__()
+        check_number('num_samples', num_samples, '[1, inf)', whole=True)
+        check_number('num_clusters', num_clusters, '[1, inf)', whole=True)
         self.num_samples, self.num_clusters = num_samples, num_clusters
         dtype = smallest_int_dtype(num_clusters)
         self.register_buffer('label', torch.full((num_samples,), UNASSIGNED, dtype=dtype))
@@ -90,7 +149,8 @@ class PseudoLabels(nn.Module):
     @torch.no_grad()
     def read(self, idx_N: Tensor) -> Tensor:
         """Labels of some samples, int64 (N,); ``UNASSIGNED`` where none was written."""
-        return self.label[idx_N].long()
+        check_indices(idx_N, self.num_samples)
+        return self.label[idx_N.long()].long()
 
     @torch.no_grad()
     def write(self, idx_N: Tensor, label_N: Tensor) -> Tensor:
@@ -103,6 +163,9 @@ class PseudoLabels(nn.Module):
         Returns:
             Share of the rows whose label changed (a first label is a change), a scalar tensor.
         """
+        check_indices(idx_N, self.num_samples)
+        check_labels(label_N, idx_N.shape, self.num_clusters)
+        idx_N = idx_N.long()
         label_N = label_N[last_of_equals(idx_N)].to(self.label.dtype)
         changed = (self.label[idx_N] != label_N).float().mean()
         self.label[idx_N] = label_N
@@ -111,6 +174,7 @@ class PseudoLabels(nn.Module):
     @torch.no_grad()
     def assign_all(self, label_A: Tensor) -> None:
         """Store the labels of all samples, integers (A,) in 0 ... K - 1."""
+        check_labels(label_A, self.label.shape, self.num_clusters)
         self.label.copy_(label_A)
 
     @torch.no_grad()
@@ -150,7 +214,7 @@ class AveragedPseudoLabels(nn.Module):
         temperature: softens the targets; larger is closer to uniform over the slots.
 
     Raises:
-        ValueError: if ``num_slots`` or the temperature is not positive.
+        ValueError: if a setting is out of its range; else as :class:`PseudoLabels`.
     """
 
     # 32760 = 2^3 * 3^2 * 5 * 7 * 13 is the largest int16 that 1, ..., 10 divide.
@@ -163,10 +227,8 @@ class AveragedPseudoLabels(nn.Module):
         self, num_samples: int, num_clusters: int, num_slots: int = 5, temperature: float = 0.5
     ) -> None:
         super().__init__()
-        if num_slots < 1:
-            raise ValueError(f'num_slots must be at least 1, but is {num_slots}.')
-        if not temperature > 0:
-            raise ValueError(f'temperature must be positive, but is {temperature}.')
+        check_number('num_slots', num_slots, '[1, inf)', whole=True)
+        check_number('temperature', temperature, '(0, inf)')
         self.num_slots, self.temperature = num_slots, temperature
         self.newest = PseudoLabels(num_samples, num_clusters)
         older = self.newest.label[:, None].repeat(1, num_slots - 1)
@@ -198,7 +260,11 @@ class AveragedPseudoLabels(nn.Module):
         label_NS, weight_NS = self._slots(idx_N)
         fresh_N = (weight_NS.sum(1) == 0) & (label_NS[:, 0] != UNASSIGNED)
         weight_NS[:, 0] += fresh_N
-        share_NS = torch.exp(weight_NS / self.temperature) * (weight_NS > 0)
+        # The largest is taken off first: the shares are the same, and exp cannot overflow. At the
+        # least temperature that float32 can divide by, all but the largest vanish anyway.
+        least = torch.finfo(weight_NS.dtype).tiny
+        below_NS = weight_NS - weight_NS.amax(1, keepdim=True)
+        share_NS = torch.exp(below_NS / max(self.temperature, least)) * (weight_NS > 0)
         share_NS = share_NS / share_NS.sum(1, keepdim=True).clamp(min=1)
         # Empty slots add 0 to cluster 0; the labels of occupied ones differ: one writer per place.
         target_NK = share_NS.new_zeros(len(idx_N), self.num_clusters)
@@ -214,10 +280,12 @@ class AveragedPseudoLabels(nn.Module):
             step: t = 1, 2, ..., the number of this label; 1 forgets all labels before.
 
         Raises:
-            ValueError: if ``step`` is below 1.
+            ValueError: if ``step`` is below 1; else as :class:`PseudoLabels`.
         """
-        if step < 1:
-            raise ValueError(f'step counts the averaged labels from 1, but is {step}.')
+        check_number('step', step, '[1, inf)', whole=True, hint='It counts labels from 1.')
+        check_indices(idx_N, self.num_samples)
+        check_labels(label_N, idx_N.shape, self.num_clusters)
+        idx_N = idx_N.long()
         label_N = label_N[last_of_equals(idx_N)]
         label_NS, weight_NS = self._slots(idx_N)
         # The new label's own slot if it has one, else the last of the slots with the least weight.

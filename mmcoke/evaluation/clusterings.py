@@ -11,11 +11,12 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
-from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
 from mmcoke.clustering import UNASSIGNED, kmeans
+from mmcoke.clustering.precision import unit_rows
 from mmcoke.clustering.pseudo_labels import check_num_clusters
+from mmcoke.clustering.settings import check_number
 from mmcoke.features.backbones import scope_of
 from mmcoke.files import read_checkpoint
 from mmcoke.registry import DATASETS
@@ -55,9 +56,8 @@ def kmeans_scores(
     Raises:
         ValueError: if there are no restarts, or a feature is not finite.
     """
-    if num_restarts < 1:
-        raise ValueError(f'num_restarts must be at least 1, but is {num_restarts}.')
-    x = normalize(torch.tensor(x) if isinstance(x, np.ndarray) else x.float(), dim=1)
+    check_number('num_restarts', num_restarts, '[1, inf)', whole=True)
+    x = unit_rows(torch.tensor(x) if isinstance(x, np.ndarray) else x)
     num_clusters = len(classes.unique())
     runs = (
         kmeans(x, num_clusters, init=spread_samples(x, num_clusters, seed=seed))

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from mmcoke.clustering.precision import unit_rows
+from mmcoke.clustering.pseudo_labels import check_integers
+from mmcoke.clustering.settings import check_number, is_number
 
 Rows = Tensor | np.ndarray
 """Features (n, D): a tensor, or an array, which may be memory-mapped."""
@@ -48,7 +51,7 @@ def knn_classify_many(
 
     Args:
         x_train: features (A, D).
-        y_train: labels in 0 ... num_classes - 1, int64 (A,).
+        y_train: labels, integers (A,), not negative.
         x_test: features (B, D).
         ks: numbers of neighbours, each at most A.
         temperature: of the votes.
@@ -59,14 +62,14 @@ def knn_classify_many(
 
     Raises:
         ValueError: if a k is not in 1 ... A, the labels do not fit the features or are negative,
-            the temperature is not positive, or a feature is not finite.
+            the temperature is not positive, or as :func:`nearest_neighbours`.
     """
     check_votes(x_train, y_train, ks, temperature)
     found = nearest_neighbours(
         x_train, x_test, max(ks), chunk_size=chunk_size, device=device, progress=progress
     )
-    y_train = y_train.to(found[1].device)
-    num_classes = int(y_train.max()) + 1
+    # Numbered without gaps: a large label costs no memory.
+    classes, y_train = y_train.to(found[1].device).long().unique(return_inverse=True)
     predictions = {k: [] for k in ks}
     chunks = (x.split(chunk_size) for x in found)
     for similarity, neighbour in zip(*chunks, strict=True):
@@ -75,9 +78,9 @@ def knn_classify_many(
         vote = torch.exp((similarity - similarity[:, :1]).double() / temperature)
         label = y_train[neighbour]
         for k, predicted in predictions.items():
-            votes = vote.new_zeros(len(vote), num_classes)
+            votes = vote.new_zeros(len(vote), len(classes))
             votes.scatter_add_(1, label[:, :k], vote[:, :k])
-            predicted.append(votes.argmax(1))
+            predicted.append(classes[votes.argmax(1)])
     return {k: torch.cat(predicted) for k, predicted in predictions.items()}
 
 
@@ -89,13 +92,13 @@ def check_votes(x_train: Rows, y_train: Tensor, ks: Sequence[int], temperature: 
         raise ValueError(
             f'{len(y_train)} labels for {len(x_train)} training samples: not one each.'
         )
+    check_integers('Labels', y_train, torch.Size([len(x_train)]))
     if y_train.min() < 0:
         raise ValueError(
             f'{int((y_train < 0).sum())} of {len(y_train)} training samples have a negative label, '
             'which is no class. Leave them out.'
         )
-    if not temperature > 0:
-        raise ValueError(f'temperature must be positive, but is {temperature}.')
+    check_number('temperature', temperature, '(0, inf)')
 
 
 @torch.no_grad()
@@ -127,34 +130,52 @@ def nearest_neighbours(
         of equally similar samples come first is not defined.
 
     Raises:
-        ValueError: if k is not in 1 ... A, or a feature is not finite.
+        ValueError: if k is not in 1 ... A, the features are no tables of one width, or a row has
+            no direction: it is not finite, or all 0.
     """
     check_num_neighbours(k, len(x_train))
-    test_BD = unit_rows(x_test, device)
+    check_number('chunk_size', chunk_size, '[1, inf)', whole=True)
+    check_widths(x_train, x_test)
+    test_BD = directions(x_test, device)
     best_Bk = test_BD.new_full((len(test_BD), k), -torch.inf)
     neighbour_Bk = torch.zeros_like(best_Bk, dtype=torch.int64)
     for first in progress(range(0, len(x_train), chunk_size)):
-        train_nD = unit_rows(x_train[first : first + chunk_size], test_BD.device)
+        train_nD = directions(x_train[first : first + chunk_size], test_BD.device)
         chunks = (x.split(chunk_size) for x in (test_BD, best_Bk, neighbour_Bk))
         for test, best, neighbour in zip(*chunks, strict=True):
             found, row = (test @ train_nD.T).topk(min(k, len(train_nD)), dim=1)
             found, order = torch.cat([best, found], 1).topk(k, dim=1)
             best.copy_(found)
             neighbour.copy_(torch.cat([neighbour, row + first], 1).gather(1, order))
-    # topk takes NaN for the largest, so none is lost.
-    if best_Bk.isnan().any():
-        raise ValueError('Features are NaN or infinite, so there are no nearest neighbours.')
     return best_Bk, neighbour_Bk
 
 
 def check_num_neighbours(k: int, num_train: int) -> None:
     """ValueError if there are not so many training samples."""
-    if not 1 <= k <= num_train:
+    if not is_number(k, whole=True) or not 1 <= k <= num_train:
         raise ValueError(f'k must be in 1 ... {num_train} (training samples), but is {k}.')
 
 
-def unit_rows(x: Rows, device: torch.device | str | None) -> Tensor:
-    """Features, L2-normalized, in float32 on a device."""
+def check_widths(x_train: Rows, x_test: Rows) -> None:
+    """ValueError unless both are tables with equally many features."""
+    shapes = tuple(x_train.shape), tuple(x_test.shape)
+    if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f'Features must be (A, D) and (B, D), but are {shapes[0]} and {shapes[1]}. Extract '
+            'both with the same network.'
+        )
+
+
+def directions(x: Rows, device: torch.device | str | None) -> Tensor:
+    """Features, L2-normalized, in float32 on a device; ValueError where a row has no direction."""
     # A memory-mapped array is copied: torch warns about memory that it may not write.
     x = x if isinstance(x, Tensor) else torch.tensor(x)
-    return normalize(x.to(device, torch.float32), dim=1)
+    x_nD = unit_rows(x.to(device))
+    no_direction = int((~(x_nD.norm(dim=1) > 0.5)).sum())
+    if no_direction:
+        raise ValueError(
+            f'{no_direction} of {len(x_nD)} samples have features that are NaN or infinite, or all '
+            '0, and so no nearest neighbours. Leave them out, or see whether the network has '
+            'diverged.'
+        )
+    return x_nD

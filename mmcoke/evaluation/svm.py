@@ -23,6 +23,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.voc import ABSENT, IGNORED, PRESENT
 from mmcoke.files import plain, write_text
 
@@ -34,6 +35,9 @@ COSTS = (1.0, 10.0, 100.0, *(0.5**power for power in range(4, 20)))
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 96)
 NUM_FOLDS = 3
 POSITIVE_WEIGHT = 2.0
+
+TINY_LENGTH = 1e-3
+"""Features that are all shorter than that are refused: 1e-5 would be 1 % of them or more."""
 
 
 def voc_svm(
@@ -165,8 +169,10 @@ def low_shot_samples(
     Raises:
         ValueError: if a k is below 1, or a class has too few positives or negatives.
     """
-    if min(shots) < 1:
-        raise ValueError(f'shots must be at least 1, but are {[*shots]}.')
+    for k in shots:
+        check_number('shots', k, '[1, inf)', whole=True)
+    check_number('num_samples', num_samples, '[1, inf)', whole=True)
+    check_number('seed', seed, '[0, inf)', whole=True)
     targets_AK = check_targets(targets)
     num_classes = targets_AK.shape[1]
     samples = {}
@@ -234,7 +240,13 @@ def unit_rows(features: ArrayLike | Tensor, num_rows: int, name: str) -> Tensor:
     x = x.detach().double()
     if not torch.isfinite(x).all():
         raise ValueError(f'{name} are not all finite. See whether the network has diverged.')
-    return x / (x.norm(dim=1, keepdim=True) + 1e-5)
+    length = x.norm(dim=1, keepdim=True)
+    if not TINY_LENGTH < length.max() < np.inf:
+        raise ValueError(
+            f'{name} have lengths of {length.max():.1e} at most, where the published 1e-5 that is '
+            'added to them counts, or more than float64 holds. Multiply all features by a constant.'
+        )
+    return x / (length + 1e-5)
 
 
 def fit(
@@ -416,10 +428,11 @@ def check_targets(targets: ArrayLike) -> np.ndarray:
 
 
 def check_costs(costs: Sequence[float]) -> list[float]:
-    costs = [float(cost) for cost in costs]
-    if not costs or not all(0 < cost < np.inf for cost in costs):
-        raise ValueError(f'costs must be positive numbers, got {costs}.')
-    return costs
+    for cost in costs:
+        check_number('costs', cost, '(0, inf)')
+    if not len(costs):
+        raise ValueError('costs must be positive numbers, but there are none.')
+    return [float(cost) for cost in costs]
 
 
 def check_classes(

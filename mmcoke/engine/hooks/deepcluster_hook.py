@@ -2,6 +2,7 @@
 
 from mmengine.runner import Runner
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.datasets import ClusterUniformSampler
 from mmcoke.registry import HOOKS
 
@@ -32,8 +33,7 @@ class DeepClusterHook(RefitHook):
         interval: int = 1,
     ) -> None:
         super().__init__(pipeline, batch_size, num_workers)
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1 epoch, but is {interval}.')
+        check_number('interval', interval, '[1, inf)', whole=True)
         self.interval = interval
 
     def num_fits_due(self, runner: Runner) -> int:

@@ -7,6 +7,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from mmcoke.clustering import FeatureMemory
+from mmcoke.clustering.settings import check_number
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.files import write_whole
 from mmcoke.registry import HOOKS
@@ -48,11 +49,8 @@ class ODCHook(RefitHook):
         small_clusters_interval: int = 1,
     ) -> None:
         super().__init__(pipeline, batch_size, num_workers)
-        if min(centroids_interval, small_clusters_interval) < 1:
-            raise ValueError(
-                f'Intervals must be at least 1 iteration, but are {centroids_interval} and '
-                f'{small_clusters_interval}.'
-            )
+        check_number('centroids_interval', centroids_interval, '[1, inf)', whole=True)
+        check_number('small_clusters_interval', small_clusters_interval, '[1, inf)', whole=True)
         self.centroids_interval = centroids_interval
         self.small_clusters_interval = small_clusters_interval
 

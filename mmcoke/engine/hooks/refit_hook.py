@@ -7,13 +7,15 @@ import torch
 from mmengine.dataset import Compose
 from mmengine.dist import broadcast, is_main_process
 from mmengine.runner import Runner
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 
 from mmcoke.clustering import KMeansResult
 from mmcoke.clustering.kmeans import import_faiss
+from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.wrappers import with_pipeline
+from mmcoke.engine.main_process import run_on_main
 from mmcoke.engine.model_wrappers import unwrap
+from mmcoke.evaluation.clustering import contingency, mutual_information
 from mmcoke.features.extraction import gather_rows, own_features
 
 from .labeler_hook import LabelerHook
@@ -29,9 +31,14 @@ class RefitHook(LabelerHook):
     Args:
         pipeline: transforms without augmentation, for the features.
         batch_size, num_workers: for the features, per process; they do not change the results.
+
+    Raises:
+        ValueError: if one of these is out of its range.
     """
 
     def __init__(self, pipeline: list[dict], batch_size: int = 128, num_workers: int = 0) -> None:
+        check_number('batch_size', batch_size, '[1, inf)', whole=True)
+        check_number('num_workers', num_workers, '[0, inf)', whole=True)
         self.pipeline, self.batch_size, self.num_workers = pipeline, batch_size, num_workers
 
     def before_run(self, runner: Runner) -> None:
@@ -66,7 +73,7 @@ class RefitHook(LabelerHook):
             num_workers=self.num_workers,
             progress=logged(runner, f'{name}: features'),
         )
-        before_A = labeler.labels.label.clone()
+        before_A = labeler.labels.label.cpu().numpy().copy() if is_main_process() else None
         x_AD = gather_rows(x_nD, len(dataset), keep=is_main_process() or labeler.keeps_features)
         clusters = cluster_on_main(labeler, x_AD, len(dataset), logged(runner, f'{name}: k-means'))
         labeler.refit(x_nD if x_AD is None else x_AD, clusters)
@@ -78,10 +85,9 @@ class RefitHook(LabelerHook):
             num_filled=clusters.num_filled,
             seconds=round(time.perf_counter() - start, 1),
         )
-        if labeler.num_fits > 1:
-            after_A = labeler.labels.label
-            nmi = normalized_mutual_info_score(before_A.cpu().numpy(), after_A.cpu().numpy())
-            scalars = dict(nmi=round(float(nmi), 4)) | scalars
+        if labeler.num_fits > 1 and is_main_process():  # the others log nothing
+            nmi = mutual_information(contingency(before_A, labeler.labels.label.cpu().numpy()))
+            scalars = dict(nmi=round(nmi, 4)) | scalars
         self.log_epoch(runner, epoch, name.lower(), scalars)
 
 
@@ -104,25 +110,21 @@ def cluster_on_main(
 ) -> KMeansResult:
     """Cluster in the main process, and tell the labels to all.
 
-    Only labels and ``num_filled`` are the same everywhere; other processes get no centers.
+    Only labels and ``num_filled`` are the same everywhere; other processes get no centers. They
+    wait as in :func:`run_on_main`, so that k-means may take as long as it needs.
 
     Raises:
         ValueError: on all processes, if the features cannot be clustered.
+        RuntimeError: on the others, if the main process fails otherwise, or is gone.
     """
+    clusters = run_on_main(lambda: labeler.cluster(x_AD, progress))
+    # The number of filled clusters, then the labels. NCCL has no 16 bits.
     device = labeler.labels.label.device
-    # First label, then number of filled clusters, or -1 for an error. NCCL has no 16 bits.
     message = torch.zeros(num_samples + 1, dtype=torch.int32, device=device)
-    error, centers = None, None
-    if is_main_process():
-        try:
-            clusters = labeler.cluster(x_AD, progress)
-            centers, message[0] = clusters.centers, clusters.num_filled
-            message[1:] = clusters.label
-        except ValueError as caught:
-            error, message[0] = caught, -1
+    centers = None
+    if clusters is not None:
+        centers, message[0], message[1:] = clusters.centers, clusters.num_filled, clusters.label
     broadcast(message)
-    if message[0] < 0:
-        raise error or ValueError('The features cannot be clustered: see process 0.')
     return KMeansResult(message[1:].long(), centers, float('nan'), int(message[0]))
 
 

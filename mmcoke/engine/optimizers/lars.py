@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import OPTIMIZERS
 
 
@@ -30,7 +31,8 @@ class LARS(Optimizer):
         trust_coefficient: :math:`\tau`.
 
     Raises:
-        ValueError: if a number is negative.
+        ValueError: if a number, of all or of a group of parameters, is negative or not finite, or
+            the momentum not below 1.
     """
 
     def __init__(
@@ -48,10 +50,15 @@ class LARS(Optimizer):
             weight_decay=weight_decay,
             trust_coefficient=trust_coefficient,
         )
-        for name, value in defaults.items():
-            if not value >= 0:
-                raise ValueError(f'{name} must not be negative, but is {value}.')
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict) -> None:
+        """See torch's ``Optimizer``; checks the numbers of the group."""
+        settings = self.defaults | param_group
+        for name in ('lr', 'weight_decay', 'trust_coefficient'):
+            check_number(name, settings[name], '[0, inf)')
+        check_number('momentum', settings['momentum'], '[0, 1)')
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> Tensor | None:

@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import PARAM_SCHEDULERS
 
 
@@ -29,7 +30,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
             that is within the warm-up, as in a short trial, the curve stops there.
 
     Raises:
-        ValueError: if ``end`` is not known.
+        ValueError: if ``end`` is not known or not after ``begin``, or a length is not a whole
+            number of at least 0.
     """
 
     def __init__(
@@ -38,6 +40,10 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         end = kwargs.get('end', INF)
         if end == INF:
             raise ValueError('WarmupCosineLR needs an end: where the learning rate is 0 again.')
+        lengths = dict(zero=zero, warmup=warmup, begin=kwargs.get('begin', 0))
+        for name, length in lengths.items():
+            check_number(name, length, '[0, inf)', whole=True)
+        check_number('end', end, f'({kwargs.get("begin", 0)}, inf)', whole=True)
         self.zero, self.warmup = zero, warmup
         self.epoch_length = 1
         super().__init__(optimizer, *args, **kwargs)
@@ -67,6 +73,8 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
                 'images.'
             )
         lengths = dict(zero=zero, warmup=warmup, begin=begin, end=end)
+        for name, length in lengths.items():
+            check_number(name, length, '[0, inf)', whole=True)
         lengths = {name: length * epoch_length for name, length in lengths.items()}
         scheduler = cls(*args, **lengths, by_epoch=False, **kwargs)
         scheduler.epoch_length = epoch_length
@@ -93,7 +101,9 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         if step < self.warmup:
             return max(step, 1) / self.warmup
         total = self.end - self.begin - self.zero - self.warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / total))
+        # A run that is resumed behind the end of a shorter curve stays at 0.
+        done = min(1.0, (step - self.warmup) / total) if total > 0 else 1.0
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     def _get_value(self) -> list[float]:
         return [value * self._factor(self.last_step) for value in self.base_values]
