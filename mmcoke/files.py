@@ -6,10 +6,11 @@ import os
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +19,13 @@ try:
     from numpy._core import multiarray
 except ImportError:  # numpy 1
     from numpy.core import multiarray
+
+
+ZIP_MAGIC = b'PK\x03\x04'
+"""First bytes of what torch.save writes since torch 1.6."""
+
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 
 class LogHistory:
@@ -75,20 +83,59 @@ def allowed(classes: list) -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
-    """Load a file without running code from it (``weights_only``).
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
+    """Load a file without running code from it: ``weights_only``, set here whatever the variables
+    of the environment say. Every foreign file of weights is read by this function.
 
     Raises:
         OSError: if the file cannot be opened.
-        ValueError: if it is damaged, or needs more than tensors, plain values and the classes that
-            this module allows.
+        ValueError: if it is damaged, as far as check sums tell (files of before torch 1.6 have
+            none), or needs more than tensors, plain values and the classes that this module allows.
     """
     with open(path, 'rb') as file, allowed(readable_classes()):
         try:
+            check_sums(file)
             return torch.load(file, map_location=map_location, weights_only=True)
+        except WrongSumError as error:
+            raise ValueError(f'{path} {error}') from error
         # Damaged pickles raise nearly anything, OSError included.
         except Exception as error:
             raise ValueError(f'{path} {load_problem(error)}') from error
+
+
+class WrongSumError(ValueError):
+    """The content of a file is not that of its check sums."""
+
+
+def check_sums(file: BinaryIO) -> None:
+    """Compare a file of ``torch.save`` with the check sums in it, at which torch does not look.
+
+    Block by block, so no second copy is in memory. Afterwards the file is at its beginning.
+
+    Raises:
+        WrongSumError: if one is wrong.
+        Exception: nearly any, if it is cut off or the zip is damaged elsewhere.
+    """
+    if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            # torch.serialization.set_crc32_options(False) writes zeros instead.
+            if any(member.CRC for member in members):
+                for member in members:
+                    check_sum(archive, member)
+    file.seek(0)
+
+
+def check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Compare one file in a zip with its check sum; see :func:`check_sums`."""
+    try:
+        with archive.open(member) as stream:
+            while stream.read(BLOCK):
+                pass
+    except zipfile.BadZipFile as error:
+        raise WrongSumError(
+            'is damaged: a check sum within it is wrong. Copy or download it again.'
+        ) from error
 
 
 def load_problem(error: Exception) -> str:
@@ -142,6 +189,6 @@ def sha256_of(path: str | Path) -> str:
     """Of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

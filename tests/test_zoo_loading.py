@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from mmpretrain import get_model, list_models
@@ -121,7 +121,7 @@ def test_a_part_of_a_network_may_be_initialized(network, in_zoo):
 
     in_zoo(algorithm(network))
     head = SharedHead()
-    ZooPretrained(f'mmcoke://{NAME}', prefix='backbone.')(head)
+    PretrainedInit(f'mmcoke://{NAME}', prefix='backbone.')(head)
     assert_equal(head.layer4, network.layer4)
 
 

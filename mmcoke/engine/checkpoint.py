@@ -4,18 +4,11 @@ from pathlib import Path
 
 import torch
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.runner import CheckpointLoader
 
 from mmcoke.files import read_checkpoint, readable_classes, write_whole
 
 # So that plain torch.load reads checkpoints of a training, too, with weights_only.
 torch.serialization.add_safe_globals(readable_classes())
-
-
-@CheckpointLoader.register_scheme(prefixes='', force=True)
-def read_local(path: str, map_location: str | None = None) -> dict:
-    """A local checkpoint, read safely; mmengine 0.10.7 cannot read its own so."""
-    return read_checkpoint(path, map_location=map_location or 'cpu')
 
 
 @register_backend('whole_files')
