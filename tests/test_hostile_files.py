@@ -214,8 +214,7 @@ def all_schemes(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'scheme',
-    ['torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls']
-    + ['pavi', 's3', 'petrel', 'cluster:s3'],
+    'torchvision modelzoo open-mmlab openmmlab mmcls pavi s3 petrel cluster:s3'.split(),
 )
 def test_no_scheme_runs_code(scheme, hostile, all_schemes, ran):
     path = 'bucket/evil.pth' if scheme in ('s3', 'petrel', 'cluster:s3') else 'evil'
