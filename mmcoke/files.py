@@ -1,5 +1,6 @@
 """Files that are read safely and written whole. The ground floor: torch and no framework."""
 
+import glob
 import hashlib
 import math
 import os
@@ -83,9 +84,14 @@ def allowed(classes: list) -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False) -> Any:
     """Load a file without running code from it: ``weights_only``, set here whatever the variables
-    of the environment say. Every foreign file of weights is read by this function.
+    of the environment say. Every file of weights is read by this function.
+
+    Args:
+        path: of the file.
+        map_location: device of the tensors, as for ``torch.load``.
+        mmap: leave the tensors on the disk until they are used.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -95,7 +101,8 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     with open(path, 'rb') as file, allowed(readable_classes()):
         try:
             check_sums(file)
-            return torch.load(file, map_location=map_location, weights_only=True)
+            source = str(path) if mmap else file
+            return torch.load(source, map_location=map_location, mmap=mmap, weights_only=True)
         except WrongSumError as error:
             raise ValueError(f'{path} {error}') from error
         # Damaged pickles raise nearly anything, OSError included.
@@ -157,6 +164,7 @@ def load_problem(error: Exception) -> str:
 def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: under another name in its folder, then rename it."""
     dst.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(dst.parent, dst.name)
     temporary = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
     try:
         write(temporary)
@@ -165,6 +173,40 @@ def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(dst)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path, name: str = '*') -> None:
+    """Remove what killed processes have left of :func:`write_whole`, of one file or of a folder."""
+    for path in Path(folder).glob(f'.{"*" if name == "*" else glob.escape(name)}.*.tmp'):
+        process = path.name.split('.')[-2]
+        if process.isdecimal() and not is_running(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def save_torch(content: Any, path: str | Path) -> None:
+    """``torch.save`` straight to the disk; the path's name is not put into the content.
+
+    Raises:
+        OSError: if it cannot be written; torch would raise a RuntimeError about positions.
+    """
+    try:
+        with open(path, 'wb') as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def write_text(dst: str | Path, text: str) -> None:

@@ -183,6 +183,9 @@ def test_what_is_refused_is_not_kept(hostile, server, ran, tmp_path):
 
 # ---- schemes
 
+LISTS = ('torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls')
+STORES = ('s3', 'petrel', 'cluster:s3')
+
 
 @register_backend('petrel', force=True)
 class FakePetrel(BaseStorageBackend):
@@ -214,10 +217,20 @@ def all_schemes(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     'scheme',
-    'torchvision modelzoo open-mmlab openmmlab mmcls pavi s3 petrel cluster:s3'.split(),
+    [
+        'torchvision',
+        'modelzoo',
+        'open-mmlab',
+        'openmmlab',
+        'mmcls',
+        'pavi',
+        's3',
+        'petrel',
+        'cluster:s3',
+    ],
 )
 def test_no_scheme_runs_code(scheme, hostile, all_schemes, ran):
-    path = 'bucket/evil.pth' if scheme in ('s3', 'petrel', 'cluster:s3') else 'evil'
+    path = 'bucket/evil.pth' if scheme in STORES else 'evil'
     assert_refused(ran, lambda: CheckpointLoader.load_checkpoint(f'{scheme}://{path}'))
 
 
