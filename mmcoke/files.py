@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -24,6 +25,8 @@ except ImportError:  # numpy 1
 
 ZIP_MAGIC = b'PK\x03\x04'
 """First bytes of what torch.save writes since torch 1.6."""
+
+NPY_MAGIC = np.lib.format.MAGIC_PREFIX
 
 BLOCK = 1 << 20
 """Bytes that are read at once."""
@@ -212,6 +215,51 @@ def save_torch(content: Any, path: str | Path) -> None:
 def write_text(dst: str | Path, text: str) -> None:
     """Write a text file whole, as :func:`write_whole` does."""
     write_whole(Path(dst), lambda path: path.write_text(text, encoding='utf-8'))
+
+
+def read_json(path: str | Path, *keys: str) -> dict:
+    """A JSON file that this package has written, with certain keys.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is damaged or of another kind, with the remedy.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = f'{type(error).__name__}: {error}'
+    else:
+        known = content if isinstance(content, dict) else ()
+        missing = [key for key in keys if key not in known]
+        if isinstance(content, dict) and not missing:
+            return content
+        reason = f'{", ".join(missing) or "an object"} is missing'
+    raise ValueError(f'{path} is damaged or of another kind ({reason}). Remove it, and run again.')
+
+
+def read_array(path: str | Path, *, mmap: bool = False) -> np.ndarray:
+    """An ``.npy`` file, without running code from it.
+
+    Args:
+        path: of the file.
+        mmap: leave the values on the disk until they are used.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is damaged or holds objects, with the remedy.
+    """
+    with open(path, 'rb') as file:
+        is_array = file.read(len(NPY_MAGIC)) == NPY_MAGIC  # numpy takes others for pickles
+    try:
+        if not is_array:
+            raise ValueError('no .npy file')
+        return np.load(path, mmap_mode='r' if mmap else None, allow_pickle=False)
+    # A damaged header is evaluated, and raises nearly anything.
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'{path} is damaged or of another kind ({reason}). Remove its folder, and run again.'
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,8 @@
 """Files: damage is found whatever it hits, and what is written is whole or not there."""
 
+import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -16,7 +18,15 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import runner as mmengine_runner
 
 from mmcoke.engine.launch import train
-from mmcoke.files import read_checkpoint, remove_leftovers, save_torch, write_whole
+from mmcoke.features.store import open_features
+from mmcoke.files import (
+    read_array,
+    read_checkpoint,
+    read_json,
+    remove_leftovers,
+    save_torch,
+    write_whole,
+)
 
 
 @pytest.fixture(scope='module')
@@ -149,3 +159,48 @@ def test_a_checkpoint_goes_to_the_disk_without_a_copy_in_memory(tmp_path):
     tracemalloc.stop()
     assert peak < 10e6
     assert same(read_checkpoint(tmp_path / 'a.pth'), content)
+
+
+# ---- notes and arrays
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'{', b'[1]', b'{"key": 1}', b'\xff\xfe\x00', b'[' * 100_000, pickle.dumps(dict(key=1))],
+)
+def test_a_damaged_note_is_told_in_one_line(content, tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r'a\.json is damaged or of another kind .* Remove'
+    ) as caught:
+        read_json(path, 'key', 'done')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_note_is_read(tmp_path):
+    (tmp_path / 'a.json').write_text('{"key": "é", "done": 1}', encoding='utf-8')
+    assert read_json(tmp_path / 'a.json', 'done') == dict(key='é', done=1)
+
+
+@pytest.mark.parametrize('mmap', [False, True])
+def test_an_array_with_objects_or_cut_off_is_told_in_one_line(mmap, tmp_path):
+    path = tmp_path / 'a.npy'
+    np.save(path, np.arange(100))
+    whole = path.read_bytes()
+    assert read_array(path, mmap=mmap).tolist() == list(range(100))
+    np.save(path, np.array([dict(a=1)]), allow_pickle=True)
+    contents = [path.read_bytes(), pickle.dumps([1]), *(whole[:n] for n in range(0, len(whole), 7))]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'a\.npy is damaged or of another kind') as caught:
+            read_array(path, mmap=mmap)
+        assert '\n' not in str(caught.value)
+
+
+def test_features_of_another_number_of_rows_are_refused(tmp_path):
+    meta = dict(complete=True, num_samples=4, features=dict(pooled=2), labels=False)
+    (tmp_path / 'meta.json').write_text(json.dumps(meta))
+    np.save(tmp_path / 'pooled.npy', np.zeros((3, 2), np.float32))
+    with pytest.raises(ValueError, match=r'pooled\.npy in .* is \(3, 2\), not of 4 rows'):
+        open_features(tmp_path)

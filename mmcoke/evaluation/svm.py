@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from mmcoke.datasets.voc import ABSENT, IGNORED, PRESENT
-from mmcoke.files import plain, write_text
+from mmcoke.files import plain, read_json, write_text
 
 from .kernel_svm import kernel_svms
 
@@ -379,7 +379,7 @@ class Store:
             return compute(k)
         path = self.folder / f'class_{k:02d}.json'
         if path.is_file():
-            record = json.loads(path.read_text())
+            record = read_json(path, 'key', 'result')
             if record['key'] == self.key:
                 return record['result']
         record = plain(dict(key=self.key, result=compute(k)))
