@@ -142,8 +142,8 @@ def open_features(folder: str | Path) -> dict[str, np.ndarray]:
     wrong = [name for name, array in arrays.items() if array.shape[:1] != (meta['num_samples'],)]
     if wrong:
         raise ValueError(
-            f'{wrong[0]}.npy in {folder} is {arrays[wrong[0]].shape}, not of '
-            f'{meta["num_samples"]} rows. Remove the folder, and run tools/extract_features.py again.'
+            f'{wrong[0]}.npy in {folder} is {arrays[wrong[0]].shape}, not of {meta["num_samples"]} '
+            'rows. Remove the folder, and run tools/extract_features.py again.'
         )
     return arrays
 
