@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny
+from mmengine.hooks import Hook
 from mmengine.runner import runner as mmengine_runner
 
 from mmcoke.engine import checkpoint as checkpoints
@@ -126,6 +127,21 @@ def test_a_work_dir_that_is_removed_on_the_way_is_told_in_one_line(tiny_config, 
     monkeypatch.setattr(checkpoints, 'save_torch', save)
     with pytest.raises(SystemExit, match=r'could not be written \(Not a directory\)'):
         train(tiny_config)
+
+
+def test_a_work_dir_that_vanishes_between_checkpoints_is_told_in_one_line(tiny_config):
+    """The log notices first."""
+    tiny_config.default_hooks.checkpoint.interval = 2
+    tiny_config.custom_hooks.append(dict(type=RemovesWorkDir))
+    with pytest.raises(
+        SystemExit, match=r'scalars\.json could not be written .* no checkpoint yet'
+    ):
+        train(tiny_config)
+
+
+class RemovesWorkDir(Hook):
+    def after_train_epoch(self, runner):
+        shutil.rmtree(runner.work_dir)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_offered_one_works(tiny_config):

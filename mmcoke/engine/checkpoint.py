@@ -147,8 +147,8 @@ def work_dir_error(error: OSError, work_dir: str | Path, what: str) -> WorkDirEr
 
 
 def concerns(error: OSError, work_dir: str | Path) -> bool:
-    """Whether an error is about a work dir: a file in it, or a full disk."""
+    """Whether a work dir is the trouble: its disk is full or read-only, or it is gone."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         return True
-    name = error.filename if isinstance(error.filename, str) else ''
-    return bool(name) and Path(name).absolute().is_relative_to(Path(work_dir).absolute())
+    path = Path(error.filename if isinstance(error.filename, str) else '/').absolute()
+    return path.is_relative_to(Path(work_dir).absolute()) and not path.parent.is_dir()
