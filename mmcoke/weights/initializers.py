@@ -79,7 +79,8 @@ class StrictPretrained(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a module."""
-        from mmpretrain.models import BaseBackbone  # here: the registries import this module
+        # Here, because the registries import this module.
+        from mmpretrain.models.backbones.base_backbone import BaseBackbone
 
         kind = type(module).__name__
         if isinstance(module, BaseBackbone):
