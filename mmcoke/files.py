@@ -1,15 +1,18 @@
 """Files that are read safely and written whole. The ground floor: torch and no framework."""
 
+import glob
 import hashlib
+import json
 import math
 import os
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +21,15 @@ try:
     from numpy._core import multiarray
 except ImportError:  # numpy 1
     from numpy.core import multiarray
+
+
+ZIP_MAGIC = b'PK\x03\x04'
+"""First bytes of what torch.save writes since torch 1.6."""
+
+NPY_MAGIC = np.lib.format.MAGIC_PREFIX
+
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 
 class LogHistory:
@@ -75,20 +87,65 @@ def allowed(classes: list) -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Any:
-    """Load a file without running code from it (``weights_only``).
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu', *, mmap: bool = False) -> Any:
+    """Load a file without running code from it: ``weights_only``, set here whatever the variables
+    of the environment say. Every file of weights is read by this function.
+
+    Args:
+        path: of the file.
+        map_location: device of the tensors, as for ``torch.load``.
+        mmap: leave the tensors on the disk until they are used.
 
     Raises:
         OSError: if the file cannot be opened.
-        ValueError: if it is damaged, or needs more than tensors, plain values and the classes that
-            this module allows.
+        ValueError: if it is damaged, as far as check sums tell (files of before torch 1.6 have
+            none), or needs more than tensors, plain values and the classes that this module allows.
     """
     with open(path, 'rb') as file, allowed(readable_classes()):
         try:
-            return torch.load(file, map_location=map_location, weights_only=True)
+            check_sums(file)
+            source = str(path) if mmap else file
+            return torch.load(source, map_location=map_location, mmap=mmap, weights_only=True)
+        except WrongSumError as error:
+            raise ValueError(f'{path} {error}') from error
         # Damaged pickles raise nearly anything, OSError included.
         except Exception as error:
             raise ValueError(f'{path} {load_problem(error)}') from error
+
+
+class WrongSumError(ValueError):
+    """The content of a file is not that of its check sums."""
+
+
+def check_sums(file: BinaryIO) -> None:
+    """Compare a file of ``torch.save`` with the check sums in it, at which torch does not look.
+
+    Block by block, so no second copy is in memory. Afterwards the file is at its beginning.
+
+    Raises:
+        WrongSumError: if one is wrong.
+        Exception: nearly any, if it is cut off or the zip is damaged elsewhere.
+    """
+    if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            # torch.serialization.set_crc32_options(False) writes zeros instead.
+            if any(member.CRC for member in members):
+                for member in members:
+                    check_sum(archive, member)
+    file.seek(0)
+
+
+def check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Compare one file in a zip with its check sum; see :func:`check_sums`."""
+    try:
+        with archive.open(member) as stream:
+            while stream.read(BLOCK):
+                pass
+    except zipfile.BadZipFile as error:
+        raise WrongSumError(
+            'is damaged: a check sum within it is wrong. Copy or download it again.'
+        ) from error
 
 
 def load_problem(error: Exception) -> str:
@@ -110,6 +167,7 @@ def load_problem(error: Exception) -> str:
 def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all: under another name in its folder, then rename it."""
     dst.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(dst.parent, dst.name)
     temporary = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
     try:
         write(temporary)
@@ -120,9 +178,88 @@ def write_whole(dst: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: str | Path, name: str = '*') -> None:
+    """Remove what killed processes have left of :func:`write_whole`, of one file or of a folder."""
+    for path in Path(folder).glob(f'.{"*" if name == "*" else glob.escape(name)}.*.tmp'):
+        process = path.name.split('.')[-2]
+        if process.isdecimal() and not is_running(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def save_torch(content: Any, path: str | Path) -> None:
+    """``torch.save`` straight to the disk; the path's name is not put into the content.
+
+    Raises:
+        OSError: if it cannot be written; torch would raise a RuntimeError about positions.
+    """
+    try:
+        with open(path, 'wb') as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def write_text(dst: str | Path, text: str) -> None:
     """Write a text file whole, as :func:`write_whole` does."""
     write_whole(Path(dst), lambda path: path.write_text(text, encoding='utf-8'))
+
+
+def read_json(path: str | Path, *keys: str) -> dict:
+    """A JSON file that this package has written, with certain keys.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is damaged or of another kind, with the remedy.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = f'{type(error).__name__}: {error}'
+    else:
+        known = content if isinstance(content, dict) else ()
+        missing = [key for key in keys if key not in known]
+        if isinstance(content, dict) and not missing:
+            return content
+        reason = f'{", ".join(missing) or "an object"} is missing'
+    raise ValueError(f'{path} is damaged or of another kind ({reason}). Remove it, and run again.')
+
+
+def read_array(path: str | Path, *, mmap: bool = False) -> np.ndarray:
+    """An ``.npy`` file, without running code from it.
+
+    Args:
+        path: of the file.
+        mmap: leave the values on the disk until they are used.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is damaged or holds objects, with the remedy.
+    """
+    with open(path, 'rb') as file:
+        is_array = file.read(len(NPY_MAGIC)) == NPY_MAGIC  # numpy takes others for pickles
+    try:
+        if not is_array:
+            raise ValueError('no .npy file')
+        return np.load(path, mmap_mode='r' if mmap else None, allow_pickle=False)
+    # A damaged header is evaluated, and raises nearly anything.
+    except Exception as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'{path} is damaged or of another kind ({reason}). Remove its folder, and run again.'
+        ) from error
 
 
 def plain(value: Any) -> Any:
@@ -142,6 +279,6 @@ def sha256_of(path: str | Path) -> str:
     """Of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -8,8 +8,10 @@ among the children of its root alone; that is why each registry is known to the 
 """
 
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 
+import torch
 from mmengine.utils import digit_version
 from mmengine.version import __version__ as mmengine_version
 
@@ -22,6 +24,11 @@ if not digit_version('0.10.7') <= digit_version(mmengine_version) < digit_versio
     raise ImportError(
         f'mmcoke needs mmengine >= 0.10.7, < 1.0, but {mmengine_version} is installed. '
         'Run `pip install "mmengine>=0.10.7,<1"`.'
+    )
+if digit_version(torch.__version__) < digit_version('2.6'):
+    raise ImportError(
+        f'mmcoke needs torch >= 2.6, which loads no code from checkpoints, but {torch.__version__} '
+        'is installed. Run `pip install "torch>=2.6"`.'
     )
 
 # mmpretrain imports all of mmcv's bricks; the light mmcv has no compiled operators, and mmcoke
@@ -42,7 +49,7 @@ def _child(name: str, *locations: str) -> Registry:
 
 ENGINE = ('mmpretrain.engine', 'mmcoke.engine')
 DATA = ('mmpretrain.datasets', 'mmcoke.datasets')
-MODEL = ('mmpretrain.models', 'mmcoke.models', 'mmcoke.weights', 'mmcoke.zoo.initializer')
+MODEL = ('mmpretrain.models', 'mmcoke.models', 'mmcoke.weights')
 EVALUATION = ('mmpretrain.evaluation', 'mmcoke.evaluation')
 VISUALIZATION = ('mmpretrain.visualization',)
 
@@ -68,3 +75,6 @@ BATCH_AUGMENTS = _child('BATCH_AUGMENTS', *MODEL)
 TASK_UTILS = _child('TASK_UTILS', *MODEL)
 METRICS = _child('METRICS', *EVALUATION)
 EVALUATORS = _child('EVALUATORS', *EVALUATION)
+
+# By name, as the locations above: whatever is built from here on, no checkpoint runs code.
+import_module('mmcoke.weights')

@@ -15,7 +15,13 @@ from torch import nn
 
 from mmcoke.datasets import UnreadableImageError
 
-from .checkpoint import checkpoint_to_resume
+from .checkpoint import (
+    WorkDirError,
+    checkpoint_to_resume,
+    concerns,
+    require_writable,
+    work_dir_error,
+)
 from .model_wrappers import CPUDistributedDataParallel, unwrap
 
 
@@ -35,6 +41,7 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
     """
     advice = f'Checkpoints are in {cfg.work_dir}; go on with --resume.'
     try:
+        require_writable(cfg.work_dir)
         runner = build_runner(cfg, launcher)
         if compile_network:
             model = unwrap(runner.model)
@@ -44,6 +51,13 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
         model = unwrap(runner.train())
     except UnreadableImageError as error:
         raise SystemExit(f'{error}\n{advice}') from None
+    except WorkDirError as error:
+        raise SystemExit(str(error)) from None
+    except OSError as error:
+        if not concerns(error, cfg.work_dir):
+            raise
+        what = f'{error.filename or cfg.work_dir}'
+        raise SystemExit(str(work_dir_error(error, cfg.work_dir, what))) from None
     except KeyboardInterrupt:
         print(f'\nInterrupted. {advice}', file=sys.stderr)
         raise SystemExit(130) from None

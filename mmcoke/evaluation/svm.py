@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.voc import ABSENT, IGNORED, PRESENT
-from mmcoke.files import plain, write_text
+from mmcoke.files import plain, read_json, write_text
 
 from .kernel_svm import kernel_svms
 
@@ -391,7 +391,7 @@ class Store:
             return compute(k)
         path = self.folder / f'class_{k:02d}.json'
         if path.is_file():
-            record = json.loads(path.read_text())
+            record = read_json(path, 'key', 'result')
             if record['key'] == self.key:
                 return record['result']
         record = plain(dict(key=self.key, result=compute(k)))

@@ -13,7 +13,6 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor, nn
 
-from mmcoke.files import read_checkpoint
 from mmcoke.messages import some
 from mmcoke.models.algorithms.base import fill_in, output_width
 from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
@@ -23,6 +22,7 @@ from mmcoke.weights.pretrained import (
     find_prefix,
     load_backbone,
     load_weights,
+    read_weights,
     weights_of,
 )
 
@@ -88,7 +88,7 @@ def load_frozen(
             match, or a weight is of another shape.
     """
     cfg = read_config(config)
-    weights = weights_of(read_checkpoint(checkpoint), checkpoint)
+    weights = read_weights(checkpoint)
     with scope_of(cfg):
         backbone = MODELS.build(cfg.model.backbone)
         preprocessor_cfg = preprocessor_config(cfg)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset, Subset
 
-from mmcoke.files import write_text
+from mmcoke.files import read_array, read_json, write_text
 from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
 
 from .backbones import FrozenNetwork
@@ -109,7 +109,7 @@ def extract_to_disk(
         prepare(network, dataset, folder, features)
     barrier()
     if not read_meta(folder)['complete']:
-        missing = np.flatnonzero(np.load(folder / DONE) == 0)
+        missing = np.flatnonzero(read_array(folder / DONE) == 0)
         barrier()  # all know what is missing before the first one adds to it
         part = np.array_split(missing, world_size)[rank]
         options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
@@ -138,7 +138,14 @@ def open_features(folder: str | Path) -> dict[str, np.ndarray]:
         state = 'There are no features' if meta is None else 'Features are not complete'
         raise ValueError(f'{state} in {folder}. Run tools/extract_features.py (again).')
     names = [*meta['features'], *([LABEL] if meta['labels'] else [])]
-    return {name: np.load(folder / f'{name}.npy', mmap_mode='r') for name in names}
+    arrays = {name: read_array(folder / f'{name}.npy', mmap=True) for name in names}
+    wrong = [name for name, array in arrays.items() if array.shape[:1] != (meta['num_samples'],)]
+    if wrong:
+        raise ValueError(
+            f'{wrong[0]}.npy in {folder} is {arrays[wrong[0]].shape}, not of {meta["num_samples"]} '
+            'rows. Remove the folder, and run tools/extract_features.py again.'
+        )
+    return arrays
 
 
 # ---- what a folder holds
@@ -232,7 +239,7 @@ def create_files(folder: Path, meta: dict) -> None:
 
 def finish(folder: Path) -> None:
     """Say that all rows are there."""
-    num_missing = int((np.load(folder / DONE) == 0).sum())
+    num_missing = int((read_array(folder / DONE) == 0).sum())
     if num_missing:
         raise ValueError(f'{num_missing} rows are missing in {folder}. Run it again.')
     write_meta(folder, read_meta(folder) | dict(complete=True))
@@ -242,7 +249,8 @@ def finish(folder: Path) -> None:
 def read_meta(folder: Path) -> dict | None:
     """Content of ``meta.json``; None if there is none."""
     path = folder / META
-    return json.loads(path.read_text()) if path.is_file() else None
+    keys = ('complete', 'num_samples', 'features', 'labels')
+    return read_json(path, *keys) if path.is_file() else None
 
 
 def write_meta(folder: Path, meta: dict) -> None:
@@ -352,7 +360,7 @@ class RowWriter:
         """Write values (n, ...) into rows (n,) of a file."""
         if name not in self.files:
             path = self.folder / f'{name}.npy'
-            self.arrays[name] = np.load(path, mmap_mode='r')
+            self.arrays[name] = read_array(path, mmap=True)
             self.files[name] = self.opened.enter_context(path.open('r+b'))
         array, file = self.arrays[name], self.files[name]
         values = np.ascontiguousarray(values, array.dtype)

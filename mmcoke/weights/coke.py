@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from mmcoke import __version__
 from mmcoke.clustering import UNASSIGNED, AveragedPseudoLabels
+from mmcoke.files import save_torch
 from mmcoke.messages import some
 from mmcoke.registry import MODELS
 
-from .convert import convert_file, require, save_torch, split, tensors_of
+from .convert import convert_file, require, split, tensors_of
 from .torchvision import resnet_depth
 
 COKE_UNSEEN = 1

@@ -31,12 +31,6 @@ def convert_file(
     return converted
 
 
-def save_torch(content: dict, path: Path) -> None:
-    """``torch.save``; given an open file, it does not put the path's name into the content."""
-    with open(path, 'wb') as file:
-        torch.save(content, file)
-
-
 def tensors_of(checkpoint: Any) -> dict[str, Tensor]:
     """The ``state_dict`` of a checkpoint; a prefix ``module.`` of all names stays."""
     state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None

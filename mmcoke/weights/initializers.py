@@ -1,20 +1,53 @@
-"""Weights of a checkpoint that are loaded completely or not at all."""
+"""Weights of a checkpoint for ``init_cfg``, counted: what does not fit stops the run."""
 
 from collections.abc import Iterable, Sequence
 
 from mmengine.model import PretrainedInit, update_init_info
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
+from mmcoke.messages import some
 from mmcoke.registry import WEIGHT_INITIALIZERS
 
 from .convert import require
-from .pretrained import find_prefix, read_weights
+from .pretrained import find_prefix, load_backbone, load_model, read_weights, without
 
 __all__ = ['StrictPretrained']
 
 COUNTER = 'num_batches_tracked'
 """Of batch norm: old checkpoints lack it, and networks that are used here do not read it."""
+
+
+def load_pretrained(init: PretrainedInit, module: nn.Module) -> None:
+    """What mmengine's ``Pretrained`` does, in all scopes, once mmcoke is imported: it counts.
+
+    mmengine's own only logs what is missing or of another shape, and trains on with random weights
+    in its place. Here the log says how many keys matched. A module finds its weights in any
+    checkpoint, whatever stands before their names; a whole model, which has a ``backbone``, takes
+    its own names, and may have other heads than the checkpoint.
+
+    Raises:
+        OSError: if the checkpoint cannot be opened.
+        ValueError: if it is damaged or unsafe; if it has no name with the prefix, or less than 90 %
+            of the weights of the module, or of the model's backbone; or one of another shape. A
+            module that adds layers to the network can use :class:`StrictPretrained` with ``new``.
+    """
+    weights = read_weights(init.checkpoint)
+    if init.prefix:
+        prefix = f'{init.prefix.rstrip(".")}.'
+        weights, found = without(prefix, weights), some(weights)
+        if not weights:
+            raise ValueError(
+                f'No name in {init.checkpoint} begins with {prefix!r}; it has {found}. Leave '
+                'prefix out of the init_cfg: it is found.'
+            )
+    load = load_model if hasattr(module, 'backbone') else load_backbone
+    load(module, weights, init.checkpoint)
+    if hasattr(module, '_params_init_info'):
+        update_init_info(module, init_info=init._get_init_info())
+
+
+# Not registered anew: configs may also give the class.
+PretrainedInit.__call__ = load_pretrained
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -46,6 +79,9 @@ class StrictPretrained(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a module."""
+        # Here, because the registries import this module.
+        from mmpretrain.models.backbones.base_backbone import BaseBackbone
+
         kind = type(module).__name__
         if isinstance(module, BaseBackbone):
             raise ValueError(

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from mmcoke.files import read_checkpoint
 from mmcoke.messages import some
 
+MIN_MATCHED = 0.9
+"""Smallest share of a backbone's keys that a checkpoint must have."""
+
 
 def load_backbone(
     backbone: nn.Module,
     weights: dict[str, Tensor],
     checkpoint: str | Path,
     *,
-    min_matched: float = 0.9,
+    min_matched: float = MIN_MATCHED,
 ) -> tuple[str, str]:
     """Load a backbone's share of the weights of a checkpoint; logs how many keys matched.
 
@@ -35,31 +38,73 @@ def load_backbone(
     Raises:
         ValueError: if fewer keys match, or a weight is of another shape.
     """
-    names = list(backbone.state_dict())
-    prefix = find_prefix(weights, names)
-    missing, other_shape = load_weights(backbone, below(weights, prefix, names))
-    # torch makes up for missing counters, which say nothing about a match.
-    wanted = [name for name in names if not name.endswith('num_batches_tracked')]
-    missing = [name for name in missing if name in wanted]
-    matched = len(wanted) - len(missing) - len(other_shape)
-    said = f'{matched} of {len(wanted)} backbone keys matched'
-    problem = '; '.join(
-        f'{what}: {some(names)}'
-        for what, names in (('missing', missing), ('of another shape', other_shape))
-        if names
-    )
-    if matched < min_matched * len(wanted) or other_shape:
+    prefix = find_prefix(weights, backbone.state_dict())
+    missing, other_shape = load_weights(backbone, without(prefix, weights))
+    needed = counted(backbone.state_dict())
+    fit = count(needed, missing, other_shape)
+    said = f'{fit} of {len(needed)} backbone keys matched'
+    problem = in_words(needed & set(missing), other_shape)
+    if fit < min_matched * len(needed) or other_shape:
         raise ValueError(
-            f'Only {said} in {checkpoint} ({problem}). It would be measured with random weights. '
+            f'Only {said} in {checkpoint} ({problem}). The others would be random. '
             'Give the backbone that this checkpoint was trained with; that of the config is a '
             f'{describe(backbone)}, and the checkpoint has {some(weights)}.'
         )
-    print_log(
-        f'{said} ({checkpoint}, names begin with {prefix!r}){"; " + problem if problem else ""}.',
-        logger='current',
-        level=logging.WARNING if problem else logging.INFO,
-    )
+    log_match(f'{said} ({checkpoint}, names begin with {prefix!r})', problem)
     return prefix, said
+
+
+def load_model(model: nn.Module, weights: dict[str, Tensor], checkpoint: str | Path) -> None:
+    """Load a whole model, whose heads may be others; logs how many keys matched.
+
+    Args:
+        model: changed in place; its ``backbone`` must fit, or all of it if it has none.
+        weights, checkpoint: see :func:`load_backbone`; the names are the model's own.
+
+    Raises:
+        ValueError: if less than :data:`MIN_MATCHED` of the backbone's keys match, or one of its
+            weights is of another shape.
+    """
+    missing, other_shape = load_weights(model, without('module.', weights) or weights)
+    part = 'backbone.' if hasattr(model, 'backbone') else ''
+    needed = {name for name in counted(model.state_dict()) if name.startswith(part)}
+    fit = count(needed, missing, other_shape)
+    said = f'{fit} of {len(needed)} {part.rstrip(".") or "model"} keys matched in {checkpoint}'
+    problem = in_words(counted(missing), other_shape)
+    if fit < MIN_MATCHED * len(needed) or needed & set(other_shape):
+        raise ValueError(
+            f'Only {said} ({problem}). The others would be random. Give a checkpoint of this '
+            f'{type(model).__name__}, or, for the backbone of a checkpoint with other names (this '
+            f"has {some(weights)}), backbone.init_cfg=dict(type='Pretrained', checkpoint=...)."
+        )
+    log_match(said, problem)
+
+
+def counted(names: Iterable[str]) -> set[str]:
+    """Without counters, for which torch makes up: they say nothing about a match."""
+    return {name for name in names if not name.endswith('num_batches_tracked')}
+
+
+def count(needed: set[str], missing: Iterable[str], other_shape: Iterable[str]) -> int:
+    """How many of the needed weights are neither missing nor of another shape."""
+    return len(needed - {*missing, *other_shape})
+
+
+def in_words(missing: Iterable[str], other_shape: Iterable[str]) -> str:
+    """What does not match."""
+    problems = {'missing': sorted(missing), 'of another shape': other_shape}
+    return '; '.join(f'{what}: {some(names)}' for what, names in problems.items() if names)
+
+
+def log_match(said: str, problem: str) -> None:
+    """Tell how many keys matched, as a warning if not all did."""
+    level = logging.WARNING if problem else logging.INFO
+    print_log(f'{said}{"; " + problem if problem else ""}.', logger='current', level=level)
+
+
+def without(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights whose names begin with a prefix, without it."""
+    return {n.removeprefix(prefix): x for n, x in weights.items() if n.startswith(prefix)}
 
 
 def describe(backbone: nn.Module) -> str:
@@ -134,7 +179,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> tuple[list[st
     except RuntimeError:
         # Asked afterwards: some modules adapt a shape while they load, as ViT its positions.
         shapes = {name: x.shape for name, x in module.state_dict().items()}
-        other_shape = [name for name, x in weights.items() if x.shape != shapes[name]]
+        other_shape = [n for n, x in weights.items() if x.shape != shapes.get(n, x.shape)]
         if not other_shape:
             raise
         return [name for name in shapes if name not in weights], other_shape

@@ -8,9 +8,10 @@ import torch
 import torchvision
 from torch import Tensor
 
+from mmcoke.files import save_torch
 from mmcoke.messages import some
 
-from .convert import convert_file, require, save_torch, tensors_of
+from .convert import convert_file, require, tensors_of
 
 DEPTHS = (18, 34, 50, 101, 152)
 """Of the ResNets that can be converted."""

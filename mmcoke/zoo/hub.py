@@ -30,8 +30,6 @@ def register_models() -> None:
     # isort: split
     from mmpretrain.apis.model import ModelHub
 
-    from . import initializer  # noqa: F401  (mmengine learns what mmcoke:// is)
-
     own = [entry for entry in entries() if entry.layout != 'mmpretrain']
     if ModelHub.has(own[0].name.lower()):
         return

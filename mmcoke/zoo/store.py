@@ -1,15 +1,16 @@
 """The files of the model zoo: downloaded once, checked at every use."""
 
 import os
+import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +24,9 @@ CHECKPOINT_MAGIC = (b'PK\x03\x04', b'\x80')
 
 ADDRESS = 'mmcoke://'
 """What the address of a model of the zoo begins with; its name follows."""
+
+NAMED_BY_HASH = re.compile(r'-[0-9a-f]{8,}\.')
+"""What names of published files end with."""
 
 Layout = Literal['torchvision', 'timm', 'mmcoke']
 BACKBONE_ONLY = ('torchvision', 'timm')
@@ -62,10 +66,51 @@ def download(name: str, dest: str | Path | None = None, convert: Layout | None =
 
 
 def local_file(checkpoint: str | Path) -> Path:
-    """Path of a checkpoint: of ``mmcoke://NAME`` that of :func:`download`, else as given."""
+    """Path of a checkpoint: of ``mmcoke://NAME`` that of :func:`download`, of an address of HTTP
+    that of :func:`address_file`, else as given."""
     if str(checkpoint).startswith(ADDRESS):
         return download(str(checkpoint).removeprefix(ADDRESS))
+    if str(checkpoint).startswith(('http://', 'https://')):
+        return address_file(str(checkpoint))
     return Path(checkpoint)
+
+
+def address_file(address: str) -> Path:
+    """The checkpoint at an address of HTTP, downloaded if it is not in the cache.
+
+    Raises:
+        DownloadError: an OSError; if it cannot be had.
+        ValueError: if it is damaged, or would need more than ``weights_only``.
+    """
+    name = PurePosixPath(unquote(urlsplit(address).path)).name or 'checkpoint'
+    # torch and mmengine keep theirs here by name alone, which tells contents apart only if it
+    # ends with a hash.
+    shared = cache_dir().parent / name
+    if NAMED_BY_HASH.search(name) and shared.is_file():
+        return shared
+    path = cache_dir() / 'addresses' / sha256(address.encode()).hexdigest()[:16] / name
+    if not path.is_file():
+        with locked(path):
+            if not path.is_file():
+                download_address(address, path)
+    return path
+
+
+def download_address(address: str, path: Path) -> None:
+    """Download a checkpoint that nothing is known about, and read it once.
+
+    Raises as :func:`address_file`.
+    """
+    if switched_on('MMCOKE_ZOO_OFFLINE'):
+        raise DownloadError(f'{address} is not in the cache, and MMCOKE_ZOO_OFFLINE is set.')
+    part = Part(path.with_name(f'{path.name}.part'), address, has_hash=False)
+    with progress_bar(path.name) as report:
+        download_http(part, report)
+    try:
+        check_content(part.path, address)
+        move(part.path, path)
+    finally:
+        part.discard()
 
 
 def cache_dir() -> Path:
@@ -291,17 +336,25 @@ def adopt(path: Path, source: Source, origin: str | Path) -> None:
 
 def record(path: Path, found: str, source: Source, origin: str | Path) -> None:
     """Keep the hash of a first download. It is read once: nothing else tells that it is whole."""
-    from mmcoke.files import read_checkpoint, write_whole
+    from mmcoke.files import write_whole
 
-    # torch does not look at the check sums within its zip files.
-    if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():
-        raise WrongFileError(f'{origin} is damaged: a check sum within it is wrong.')
+    check_content(path, origin)
+    line = f'{found}  {source.filename}\n'
+    write_whole(record_path(source), lambda temporary: temporary.write_text(line))
+
+
+def check_content(path: Path, origin: str | Path) -> None:
+    """Read a new file once, before it gets its name.
+
+    Raises:
+        WrongFileError: if it is damaged, or would need more than ``weights_only``.
+    """
+    from mmcoke.files import read_checkpoint
+
     try:
         read_checkpoint(path, map_location='meta')
     except ValueError as error:
         raise WrongFileError(str(error).replace(str(path), str(origin), 1)) from error
-    line = f'{found}  {source.filename}\n'
-    write_whole(record_path(source), lambda temporary: temporary.write_text(line))
 
 
 def check_cached(path: Path, source: Source) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mmcoke.files import write_text
+from mmcoke.files import read_json, write_text
 
 BATCH = 64
 """Images that a worker decodes at once."""
@@ -85,7 +85,7 @@ def find_unreadable(
 def read_state(state: Path, key: str) -> tuple[int, dict[str, str]]:
     """How many images of the set with this key are done, and what was wrong with them."""
     if state.is_file():
-        content = json.loads(state.read_text())
+        content = read_json(state, 'key', 'done', 'reasons')
         if content['key'] == key:
             return content['done'], content['reasons']
     return 0, {}

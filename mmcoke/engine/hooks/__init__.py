@@ -1,3 +1,4 @@
+from .checkpoint_hook import CheckpointHook
 from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
 from .label_check_hook import LabelCheckHook
@@ -9,6 +10,7 @@ from .results_hook import ResultsHook
 from .sample_seed_hook import SampleSeedHook
 
 __all__ = [
+    'CheckpointHook',
     'CoKeHook',
     'DeepClusterHook',
     'KNNHook',

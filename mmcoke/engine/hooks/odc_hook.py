@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmcoke.clustering import FeatureMemory
 from mmcoke.clustering.settings import check_number
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.files import write_whole
+from mmcoke.files import read_checkpoint, save_torch, write_whole
 from mmcoke.registry import HOOKS
 
 from .labeler_hook import mean_loss
@@ -115,7 +115,7 @@ def save_shard(memory: FeatureMemory, folder: Path, epoch: int) -> None:
     """
     shard = dict(first=memory.first, num_samples=memory.num_samples, x=memory.x.cpu())
     suffix = f'from_{memory.first}.pth'
-    write_whole(folder / f'epoch_{epoch}_{suffix}', lambda path: torch.save(shard, path))
+    write_whole(folder / f'epoch_{epoch}_{suffix}', lambda path: save_torch(shard, path))
     for path in folder.glob(f'epoch_*_{suffix}'):
         of_epoch = path.name.removesuffix(f'_{suffix}')
         if of_epoch != f'epoch_{epoch}' and not (folder.parent / f'{of_epoch}.pth').exists():
@@ -130,7 +130,7 @@ def load_shards(memory: FeatureMemory, folder: Path, epoch: int) -> None:
     """
     found = torch.zeros(len(memory.x), dtype=torch.bool)
     for path in sorted(folder.glob(f'epoch_{epoch}_from_*.pth')):
-        shard = torch.load(path, mmap=True, weights_only=True)
+        shard = read_checkpoint(path, mmap=True)
         last = shard['first'] + len(shard['x'])
         begin, end = max(memory.first, shard['first']), min(memory.own.stop, last)
         if shard['num_samples'] == memory.num_samples and begin < end:
