@@ -26,7 +26,16 @@ class CoKe(ClusteringAlgorithm):
         head: has ``in_channels``, the dimension of the projection.
         clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
             ``num_clusters`` is a list, one number per clustering.
+        joint_views: pass consecutive views of one size through the network in one batch. That is
+            faster, but not as published: BN then normalizes views that are augmented differently
+            with common statistics, so losses, labels and running statistics are others.
     """
+
+    def __init__(
+        self, backbone: dict, neck: dict, head: dict, *, joint_views: bool = False, **kwargs
+    ) -> None:
+        super().__init__(backbone, neck, head, **kwargs)
+        self.joint_views = joint_views
 
     @property
     def num_clusters(self) -> list[int]:
@@ -45,7 +54,8 @@ class CoKe(ClusteringAlgorithm):
 
         Args:
             inputs: images (n, C, H, W), or a list of views: one; or two of full size, followed by
-                any number of small crops. Views of one size go through the network together.
+                any number of small crops. Each passes backbone, neck and predictor on its own, in
+                order, unless ``joint_views``.
             data_samples: one per image, each with ``sample_idx``.
 
         Returns:
@@ -54,7 +64,7 @@ class CoKe(ClusteringAlgorithm):
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         num_full = count_full_views(views)
         projections, predictions = [], []
-        for group in by_size(views):
+        for group in by_size(views) if self.joint_views else [[view] for view in views]:
             projection = self.project(torch.cat(group))
             projections += projection.chunk(len(group))
             predictions += self.head(projection).chunk(len(group))
