@@ -25,7 +25,9 @@ class CoKe(ClusteringAlgorithm):
         backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
         head: has ``in_channels``, the dimension of the projection.
         clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
-            ``num_clusters`` is a list, one number per clustering.
+            ``num_clusters`` is a list, one number per clustering. ``dual_lr_base_batch_size``
+            is the number of images per iteration that ``dual_lr`` belongs to, see
+            :meth:`scale_dual_lr`; without it ``dual_lr`` is used as it is.
         joint_views: pass consecutive views of one size through the network in one batch. That is
             faster, but not as published: BN then normalizes views that are augmented differently
             with common statistics, so losses, labels and running statistics are others.
@@ -44,10 +46,36 @@ class CoKe(ClusteringAlgorithm):
         return [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
 
     def make_labelers(self, num_samples: int) -> Iterator[CoKeLabeler]:
-        settings = {k: v for k, v in self.clustering.items() if k not in ('num_clusters', 'seed')}
+        others = ('num_clusters', 'seed', 'dual_lr_base_batch_size')
+        settings = {k: v for k, v in self.clustering.items() if k not in others}
         seed = self.clustering.get('seed', 0)
         for head, k in enumerate(self.num_clusters):
             yield CoKeLabeler(num_samples, k, self.head.in_channels, seed=seed + head, **settings)
+
+    @property
+    def dual_lr_base_batch_size(self) -> int | None:
+        """Images per dual step that ``clustering.dual_lr`` belongs to; None if it is not said."""
+        return self.clustering.get('dual_lr_base_batch_size')
+
+    def scale_dual_lr(self, batch_size: int) -> float:
+        """Scale ``dual_lr`` linearly to the images that a dual step sees.
+
+        One image then moves a dual by the same amount whatever the batch, and an epoch raises the
+        dual of a starved cluster by the same amount. ``CoKeHook`` calls this before training;
+        without the hook, call it after :meth:`init_labelers`.
+
+        Args:
+            batch_size: images of one iteration on all processes. Gradient accumulation does not
+                count, for every micro-batch makes a dual step.
+
+        Returns:
+            The result, that of all labelers.
+        """
+        self.check_labelers()
+        if base := self.dual_lr_base_batch_size:
+            for labeler in self.labelers:
+                labeler.kmeans.dual_lr = self.clustering['dual_lr'] * batch_size / base
+        return self.labelers[0].kmeans.dual_lr
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
