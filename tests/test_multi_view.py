@@ -105,3 +105,8 @@ def test_joint_views_of_one_size_go_through_the_network_in_one_pass(model):
 def test_other_views_are_refused_with_their_sizes(sizes):
     with pytest.raises(ValueError, match=r'two of full size .*\(16, 16\)'):
         count_full_views(views(*sizes))
+
+
+def test_no_view_is_refused_like_too_many():
+    with pytest.raises(ValueError, match='two of full size'):
+        count_full_views([])

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -190,6 +191,21 @@ def blank_images(network: nn.Module) -> Iterator[Tensor]:
     for size in dict.fromkeys([*named[:1], *map(to_2tuple, IMAGE_SIZES)]):
         for channels in dict.fromkeys([3, *convolutions, 1]):
             yield next(network.parameters()).new_zeros(1, channels, *size)
+
+
+@contextmanager
+def explained_batch_norm() -> Iterator[None]:
+    """Say what to change where BatchNorm has one value per channel to normalize in training."""
+    try:
+        yield
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise ValueError(
+            'BatchNorm cannot normalize a batch of one image in training. Set '
+            'train_dataloader.batch_size, the images per process, to 2 or more, and '
+            'train_dataloader.drop_last=True, so that no batch of one image is left over.'
+        ) from None
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
-from .base import ClusteringAlgorithm, global_batch, sample_indices
+from .base import ClusteringAlgorithm, explained_batch_norm, global_batch, sample_indices
 
 
 @MODELS.register_module()
@@ -37,15 +38,19 @@ class CoKe(ClusteringAlgorithm):
         self, backbone: dict, neck: dict, head: dict, *, joint_views: bool = False, **kwargs
     ) -> None:
         super().__init__(backbone, neck, head, **kwargs)
+        check_clustering(self.clustering)
+        if not isinstance(joint_views, bool):
+            raise ValueError(f'joint_views must be True or False, but is {joint_views!r}.')
         self.joint_views = joint_views
 
     @property
     def num_clusters(self) -> list[int]:
         """K of each clustering."""
-        num_clusters = self.clustering['num_clusters']
-        return [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
+        return as_list(self.clustering['num_clusters'])
 
     def make_labelers(self, num_samples: int) -> Iterator[CoKeLabeler]:
+        if not self.num_clusters:
+            raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
         others = ('num_clusters', 'seed', 'dual_lr_base_batch_size')
         settings = {k: v for k, v in self.clustering.items() if k not in others}
         seed = self.clustering.get('seed', 0)
@@ -92,10 +97,11 @@ class CoKe(ClusteringAlgorithm):
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         num_full = count_full_views(views)
         projections, predictions = [], []
-        for group in by_size(views) if self.joint_views else [[view] for view in views]:
-            projection = self.project(torch.cat(group))
-            projections += projection.chunk(len(group))
-            predictions += self.head(projection).chunk(len(group))
+        with explained_batch_norm():
+            for group in by_size(views) if self.joint_views else [[view] for view in views]:
+                projection = self.project(torch.cat(group))
+                projections += projection.chunk(len(group))
+                predictions += self.head(projection).chunk(len(group))
         idx_n = sample_indices(data_samples, views[0].device)
         targets = self._targets(projections[:num_full], idx_n)
         centers = [labeler.kmeans.centers for labeler in self.labelers]
@@ -113,6 +119,27 @@ class CoKe(ClusteringAlgorithm):
         return [labeler.step(x_ND, idx_N)[own] for labeler in self.labelers]
 
 
+def as_list(num_clusters: int | list[int]) -> list[int]:
+    """One number per clustering, where there may be only one number."""
+    return list(num_clusters) if isinstance(num_clusters, (list, tuple)) else [num_clusters]
+
+
+def check_clustering(settings: dict) -> None:
+    """ValueError if a setting of the clusterings is out of its range.
+
+    Early: the labelers, which check theirs as well, are made only when the data set is there.
+    """
+    for number in as_list(settings.get('num_clusters')):
+        check_number('clustering.num_clusters', number, '[1, inf)', whole=True)
+    if (base := settings.get('dual_lr_base_batch_size')) is not None:
+        check_number('clustering.dual_lr_base_batch_size', base, '[1, inf)', whole=True)
+        if 'dual_lr' not in settings:
+            raise ValueError('clustering.dual_lr_base_batch_size needs clustering.dual_lr.')
+    for name, within in dict(dual_lr='[0, inf)', min_ratio='(0, 1]').items():
+        if name in settings:
+            check_number(f'clustering.{name}', settings[name], within)
+
+
 def by_size(views: list[Tensor]) -> list[list[Tensor]]:
     """Runs of consecutive views with the same height and width."""
     return [list(group) for _, group in groupby(views, key=lambda view: view.shape[-2:])]
@@ -125,7 +152,7 @@ def count_full_views(views: list[Tensor]) -> int:
         ValueError: if the views are not one, or two of full size and then smaller ones.
     """
     sizes = [tuple(view.shape[-2:]) for view in views]
-    num_full = sizes.count(sizes[0])
+    num_full = sizes.count(sizes[0]) if sizes else 0
     full_first = all(size == sizes[0] for size in sizes[:num_full])
     if len(views) == 1 or (num_full == 2 and full_first):
         return num_full
