@@ -74,6 +74,8 @@ def loss_of(method, num_images, **options):
     init_default_scope('mmcoke')
     cfg = tiny(method)
     cfg.merge_from_dict(options)
+    if method == 'odc':
+        cfg.model.clustering.min_size = 5
     model = MODELS.build(cfg.model)
     model.init_labelers(100)
     if method != 'coke':
