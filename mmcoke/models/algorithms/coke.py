@@ -109,14 +109,14 @@ class CoKe(ClusteringAlgorithm):
 
     @torch.no_grad()
     def _targets(self, projections: list[Tensor], idx_n: Tensor) -> list[Tensor]:
-        """Step each labeler with the global batch; keep the targets of the own one.
+        """Step each labeler with the global batch; the targets are those of the own one.
 
         Clustered is the mean of the full-size views' projections, not normalized again.
         """
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
         x_ND, idx_N, own = global_batch(torch.stack(units).mean(0), idx_n)
-        return [labeler.step(x_ND, idx_N)[own] for labeler in self.labelers]
+        return [labeler.step(x_ND, idx_N, own) for labeler in self.labelers]
 
 
 def as_list(num_clusters: int | list[int]) -> list[int]:
