@@ -117,3 +117,29 @@ def test_changed_is_the_share_of_new_labels_in_the_epoch():
     labeler.step(x, torch.arange(64))
     expected = (stored != labeler.newest.label).float().mean()
     assert labeler.changed().item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize('average_from_epoch', [None, 0])
+def test_targets_of_the_own_rows_are_those_of_all_and_nothing_else_is_kept(average_from_epoch):
+    """Of 64 rows on four processes each keeps 16, also of soft targets (n, K)."""
+    num_clusters, settings = 50, dict(dual_lr=1.0, average_from_epoch=average_from_epoch)
+    whole, *parts = (CoKeLabeler(256, num_clusters, 6, **settings) for _ in range(5))
+    own = [slice(first, first + 16) for first in range(0, 64, 16)]
+    # The second half comes up for the first time in epoch 1: its rows have no label yet.
+    first, second = epochs(2, num_samples=256, batch=64)
+    for epoch, batches in enumerate((list(first)[:2], second)):
+        for labeler in (whole, *parts):
+            labeler.set_epoch(epoch)
+        for x, idx in batches:
+            target = whole.step(x, idx)
+            for labeler, rows in zip(parts, own, strict=True):
+                mine = labeler.step(x, idx, own=rows)
+                assert torch.equal(mine, target[rows])
+                row = num_clusters * 4 if mine.ndim == 2 else 8
+                assert mine.untyped_storage().nbytes() == 16 * row
+        for labeler in (whole, *parts):
+            labeler.end_epoch()
+            for name, value in whole.state_dict().items():
+                assert torch.equal(labeler.state_dict()[name], value), name
+    assert target.ndim == (1 if average_from_epoch is None else 2)
+    assert (whole.newest.label >= 0).all()

@@ -21,7 +21,7 @@ def model(tiny_config):
     tiny_config.model.clustering.num_clusters = [4, 6]
     model = MODELS.build(tiny_config.model)
     model.init_labelers(20)
-    return model.eval()  # batch statistics off: views can be compared one by one
+    return model.eval()  # batch statistics off: a joint pass gives the same
 
 
 def views(*sizes):
@@ -36,8 +36,10 @@ def expected_parts(model, inputs):
     return [normalize(x, dim=1) for x in projections], predictions
 
 
+@pytest.mark.parametrize('joint_views', [False, True])
 @pytest.mark.parametrize('sizes', [(16,), (16, 16), (16, 16, 10, 10, 10), (16, 16, 12, 10)])
-def test_loss_equals_the_one_computed_view_by_view(model, sizes):
+def test_loss_equals_the_one_computed_view_by_view(model, sizes, joint_views):
+    model.joint_views = joint_views
     inputs, idx = views(*sizes), torch.tensor([3, 1, 4, 0, 7])
     projections, predictions = expected_parts(model, inputs)
     centers = [labeler.kmeans.centers.clone() for labeler in model.labelers]
@@ -73,19 +75,40 @@ def test_small_crops_do_not_reach_the_clustering(model):
 def test_the_mean_of_two_views_is_not_normalized_again(model, monkeypatch):
     seen = []
     labeler = model.labelers[0]
-    monkeypatch.setattr(labeler, 'step', lambda x, idx: seen.append(x) or torch.zeros_like(idx))
+    monkeypatch.setattr(
+        labeler, 'step', lambda x, idx, own: seen.append(x) or torch.zeros_like(idx[own])
+    )
     model.loss(views(16, 16), samples(range(5)))
     assert (seen[0].norm(dim=1) < 1 - 1e-4).any()
 
 
-def test_crops_of_one_size_go_through_the_backbone_in_one_pass(model):
-    batches = []
-    model.backbone.register_forward_pre_hook(lambda _, args: batches.append(args[0].shape))
+def passes(model, layer):
+    """Shapes of the inputs that a layer gets in an iteration with two views and three crops."""
+    shapes = []
+    layer.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
     model.loss(views(16, 16, 10, 10, 10), samples(range(5)))
-    assert [tuple(shape) for shape in batches] == [(10, 1, 16, 16), (15, 1, 10, 10)]
+    return shapes
+
+
+def test_each_view_passes_the_whole_network_on_its_own(model):
+    seen = passes(model, model.backbone)
+    assert seen == [(5, 1, 16, 16)] * 2 + [(5, 1, 10, 10)] * 3
+    assert passes(model, model.neck.fc0) == [(5, 16)] * 5
+    assert passes(model, model.head.predictor.fc0) == [(5, 8)] * 5
+
+
+def test_joint_views_of_one_size_go_through_the_network_in_one_pass(model):
+    model.joint_views = True
+    assert passes(model, model.backbone) == [(10, 1, 16, 16), (15, 1, 10, 10)]
+    assert passes(model, model.head.predictor.fc0) == [(10, 8), (15, 8)]
 
 
 @pytest.mark.parametrize('sizes', [(16, 10), (16, 16, 16), (16, 10, 16), (16, 16, 16, 10)])
 def test_other_views_are_refused_with_their_sizes(sizes):
     with pytest.raises(ValueError, match=r'two of full size .*\(16, 16\)'):
         count_full_views(views(*sizes))
+
+
+def test_no_view_is_refused_like_too_many():
+    with pytest.raises(ValueError, match='two of full size'):
+        count_full_views([])

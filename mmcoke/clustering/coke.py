@@ -83,15 +83,17 @@ class CoKeLabeler(nn.Module):
         return self.kmeans.min_ratio * self.newest.num_samples / self.kmeans.num_clusters
 
     @float32_no_grad
-    def step(self, x_ND: Tensor, idx_N: Tensor) -> Tensor:
+    def step(self, x_ND: Tensor, idx_N: Tensor, own: slice = slice(None)) -> Tensor:
         """Target of each sample from the last epoch; then cluster the batch.
 
         Args:
             x_ND: L2-normalized features of the global batch (N, D), the same on every process.
             idx_N: their ``sample_idx``, int64 (N,).
+            own: the n rows whose targets are wanted, those of this process; all by default. Soft
+                targets are dense, so N rows of them would take much memory.
 
         Returns:
-            int64 (N,) labels; from the second epoch of stage 2 on, float32 (N, K) soft targets.
+            int64 (n,) labels; from the second epoch of stage 2 on, float32 (n, K) soft targets.
 
         Raises:
             ValueError: if shapes do not agree, an index is not in the data set, or (on CPU; on an
@@ -101,7 +103,7 @@ class CoKeLabeler(nn.Module):
         check_batch(x_ND, idx_N, self.kmeans.dim, self.newest.num_samples)
         step = self.kmeans.average_step
         previous_N = self.newest.read(idx_N)
-        target = self.labels.read(idx_N) if step > 1 else previous_N
+        target = self.labels.read(idx_N[own]) if step > 1 else previous_N[own]
         label_N = self.kmeans.assign(x_ND)
         self.kmeans.update(x_ND, label_N)
         if step:
@@ -110,12 +112,11 @@ class CoKeLabeler(nn.Module):
             self.newest.write(idx_N, label_N)
         changed = (previous_N != label_N).float().mean()
         self._changed += torch.stack([changed, torch.ones_like(changed)])
-        has_label_N = previous_N != UNASSIGNED
+        new_n, label_n = previous_N[own] == UNASSIGNED, label_N[own]
         if target.ndim == 1:
-            return torch.where(has_label_N, target, label_N)
-        clusters = torch.arange(self.kmeans.num_clusters, device=label_N.device)
-        one_hot_NK = (label_N[:, None] == clusters).to(target.dtype)
-        return torch.where(has_label_N[:, None], target, one_hot_NK)
+            return torch.where(new_n, label_n, target)
+        # The row of a sample without a label is 0 so far.
+        return target.scatter_add_(1, label_n[:, None], new_n[:, None].to(target.dtype))
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch, numbered from 0."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmcoke.datasets import UnreadableImageError
 
+from .batch_size import AccumulationAwareRunner
 from .checkpoint import (
     WorkDirError,
     checkpoint_to_resume,
@@ -91,7 +92,7 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
             check_num_gpus()
         else:
             prepare_cpu_processes(cfg, launcher)
-    return Runner.from_cfg(cfg)
+    return AccumulationAwareRunner.from_cfg(cfg)
 
 
 def check_num_gpus() -> None:

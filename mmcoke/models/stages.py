@@ -31,11 +31,7 @@ def stage_outputs(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     Raises:
         ValueError: if the backbone has no such stages.
     """
-    if not has_stages(backbone):
-        raise ValueError(
-            f'{type(backbone).__name__} has no ResNet stages (layer1 ... layer4). Of such a '
-            'network only the pooled output can be taken.'
-        )
+    check_stages(backbone)
     maps = []
     after_stem = getattr(backbone, 'maxpool', backbone.layer1)
     with ExitStack() as hooks:
@@ -49,6 +45,15 @@ def stage_outputs(backbone: nn.Module, images: Tensor) -> list[Tensor]:
             )
         backbone(images)
     return maps
+
+
+def check_stages(backbone: nn.Module) -> None:
+    """ValueError if the backbone has not the stages of a ResNet."""
+    if not has_stages(backbone):
+        raise ValueError(
+            f'{type(backbone).__name__} has no ResNet stages (layer1 ... layer4). Of such a '
+            'network only the pooled output can be taken.'
+        )
 
 
 def has_stages(backbone: nn.Module) -> bool:
@@ -79,5 +84,6 @@ def pool_stage(x: Tensor, stage: int) -> Tensor:
 
 def stage_widths(backbone: nn.Module) -> list[int]:
     """Channels of the five feature maps; of ResNet-50: 64, 256, 512, 1024, 2048."""
+    check_stages(backbone)
     maps = see_blank(backbone, partial(stage_outputs, backbone))
     return [x.shape[1] for x in maps]

@@ -229,11 +229,11 @@ def encoder(weights: dict[str, Tensor], name: Callable[[str], str]) -> dict[str,
 
 def clustering_settings(clustering: Clustering) -> dict:
     """The argument ``clustering`` of ``CoKe``; any epoch makes it average labels."""
+    # 0 where centers are missing: that file is refused with their names, once its network is built.
+    num_clusters = [max(k, 1) for k in clustering.num_clusters]
     if clustering.num_slots is None:
-        return dict(num_clusters=clustering.num_clusters)
-    return dict(
-        num_clusters=clustering.num_clusters, num_slots=clustering.num_slots, average_from_epoch=0
-    )
+        return dict(num_clusters=num_clusters)
+    return dict(num_clusters=num_clusters, num_slots=clustering.num_slots, average_from_epoch=0)
 
 
 def init_labelers(model: nn.Module, clustering: Clustering) -> None:

@@ -18,7 +18,7 @@ model = dict(
     backbone=dict(depth=18),
     neck=dict(hid_channels=1024),
     head=dict(hid_channels=1024),
-    clustering=dict(num_clusters=[100, 200, 400], dual_lr=4.0),
+    clustering=dict(num_clusters=[100, 200, 400], dual_lr=4.0, dual_lr_base_batch_size=256),
 )
 
 # data

@@ -4,7 +4,7 @@
 #   bash tools/dist_train.sh configs/selfsup/coke/coke_r50_8xb64-mcrop_in1k.py 8 --amp
 #
 # Hardware: 8 GPUs. Time: not measured. Expected: 76.4 % ImageNet linear top-1 (published, with
-# 8 x 128 images; the learning rate is scaled to 8 x 64). Not run at this scale by this project.
+# 8 x 128 images; lr and dual_lr are scaled to 8 x 64). Not run at this scale by this project.
 _base_ = [
     '../_base_/models/coke_r50.py',
     '../_base_/datasets/imagenet_coke_mcrop.py',

@@ -56,7 +56,12 @@ model = dict(
         prediction_weight=0.5,
         norm_cfg=norm_cfg,
     ),
-    clustering=dict(num_clusters=[20, 24, 32], min_ratio=0.4, dual_lr=2.0),
+    clustering=dict(
+        num_clusters=[20, 24, 32],
+        min_ratio=0.4,
+        dual_lr=2.0,
+        dual_lr_base_batch_size=64,
+    ),
 )
 
 # schedule

@@ -4,6 +4,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmcoke.clustering import CoKeLabeler
+from mmcoke.engine.batch_size import batch_size
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
@@ -14,11 +15,23 @@ from .labeler_hook import LabelerHook, mean_loss
 class CoKeHook(LabelerHook):
     """Makes the labelers for the training set, and tells them when an epoch begins and ends.
 
+    Scales ``dual_lr`` to the images that a dual step sees, also when a run resumes.
+
     Runs before ``CheckpointHook``, so checkpoints hold the published centers of the epoch. Logs,
     after each epoch and for each clustering (K clusters), ``coke/K/min_size`` and ``max_size`` in
     samples, ``coke/K/num_small``, the clusters under the lower bound, and ``coke/K/changed``, the
     share of labels that changed.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        images, model = batch_size(runner), unwrap(runner.model)
+        dual_lr, base = model.scale_dual_lr(images.iteration), model.dual_lr_base_batch_size
+        source = f'in the config for {base} images' if base else 'as in the config'
+        runner.logger.info(
+            f'CoKe: dual_lr {dual_lr:g} ({source}) for the {images.iteration} images of a dual '
+            f'step: {images}.'
+        )
 
     def before_train_epoch(self, runner: Runner) -> None:
         for labeler in unwrap(runner.model).labelers:

@@ -1,11 +1,13 @@
 """What the algorithms share: networks that fit together, labelers, indices of the samples."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather, get_rank
+from mmengine.utils import to_2tuple
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
@@ -35,11 +37,13 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         init_cfg: dict | None = None,
     ) -> None:
         backbone = MODELS.build(backbone)
-        neck = MODELS.build(fill_in(neck, in_channels=lambda: output_width(backbone)))
-        head = self.complete_head(head, nn.Sequential(backbone, neck), clustering)
+        maps = ChannelsFirst()
+        neck = MODELS.build(fill_in(neck, in_channels=lambda: output_width(backbone, maps)))
+        head = self.complete_head(head, nn.Sequential(backbone, maps, neck), clustering)
         super().__init__(
             backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg
         )
+        self.maps = maps
         self.clustering = dict(clustering)
         self.labelers = nn.ModuleList()
 
@@ -73,7 +77,7 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
 
     def project(self, inputs: Tensor) -> Tensor:
         """Features after the neck, not normalized (n, D), of images (n, C, H, W)."""
-        return self.neck(self.backbone(inputs))[-1]
+        return self.neck(self.maps(self.backbone(inputs)))[-1]
 
 
 def fill_in(cfg: dict, **values) -> dict:
@@ -91,22 +95,117 @@ def fill_in(cfg: dict, **values) -> dict:
     return dict(cfg, **{name: values[name]() for name in missing})
 
 
-def output_width(network: nn.Module, image_size: int = 64) -> int:
-    """Channels of a network's last output, seen from one blank image."""
-    output = see_blank(network, network, image_size)
-    return (output[-1] if isinstance(output, (tuple, list)) else output).shape[1]
+class ChannelsFirst(nn.Module):
+    """Outputs of any backbone as a tuple of what necks take: (n, C), or maps (n, C, h, w).
+
+    Tokens (n, L, C) become a map (n, C, L, 1), so that pooling is their mean, class token included.
+
+    Attributes:
+        channels_last: whether outputs with more than two dimensions are (n, ..., C), as those of
+            timm's Swin; None: tokens are, maps are not.
+    """
+
+    channels_last: bool | None = None
+
+    def forward(self, outputs: Tensor | tuple | list) -> tuple[Tensor, ...]:
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return tuple(self.convert(last_tensor(x)) for x in outputs)
+
+    def convert(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return x
+        channels_last = x.ndim == 3 if self.channels_last is None else self.channels_last
+        x = x.movedim(-1, 1) if channels_last else x
+        return x[..., None] if x.ndim == 3 else x
+
+
+def last_tensor(output: Tensor | tuple | list) -> Tensor:
+    """The tensor that comes last in nested tuples and lists (so the class token of ViTs)."""
+    while isinstance(output, (tuple, list)):
+        output = output[-1]
+    return output
+
+
+def is_channels_last(x: Tensor, network: nn.Module) -> bool:
+    """Whether a network's output for a square image is (n, ..., C)."""
+    if x.ndim == 3:
+        return getattr(network, 'embed_dims', x.shape[2]) == x.shape[2]  # MLP-Mixer: (n, C, L)
+    return x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]
+
+
+def output_width(network: nn.Module, maps: ChannelsFirst | None = None) -> int:
+    """Channels of a network's last output, seen from one blank image.
+
+    Args:
+        network: a backbone, or one with its neck.
+        maps: is told where the channels are.
+
+    Raises:
+        ValueError: if it takes no blank image.
+    """
+    x = last_tensor(see_blank(network, network))
+    channels_last = is_channels_last(x, network)
+    if maps is not None:
+        maps.channels_last = channels_last
+    return x.shape[-1 if channels_last else 1]
+
+
+IMAGE_SIZES = (64, 224, 32, 96, 128, 160, 192, 256, 288, 320, 384, 448, 512)
 
 
 @torch.no_grad()
-def see_blank(network: nn.Module, forward: Callable[[Tensor], Any], image_size: int = 64) -> Any:
-    """What ``forward`` makes of one blank image, with the network in evaluation mode."""
-    channels = next(m.in_channels for m in network.modules() if hasattr(m, 'in_channels'))
-    blank = next(network.parameters()).new_zeros(1, channels, image_size, image_size)
-    training = network.training
+def see_blank(network: nn.Module, forward: Callable[[Tensor], Any]) -> Any:
+    """What ``forward`` makes of one blank image, with the network in evaluation mode.
+
+    Networks say in no common way what they take. So the size that one names is tried first, then
+    usual ones, with three channels and with as many as its convolutions take.
+
+    Raises:
+        ValueError: if it takes none of these images.
+    """
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()  # mmengine's modules return nothing here
-    output = forward(blank)
-    network.train(training)
-    return output
+    errors = []
+    try:
+        for blank in blank_images(network):
+            try:
+                return forward(blank)
+            except Exception as error:
+                errors.append(str(error) or type(error).__name__)
+    finally:
+        for module, training in modes:
+            module.training = training
+    reason = ' '.join(errors[0].split())[:200]
+    raise ValueError(
+        f'The width of {type(network).__name__} cannot be seen, for it takes no blank image '
+        f'({reason}). Set in_channels, the channels of its output, in the neck (without a neck: in '
+        'the head).'
+    )
+
+
+def blank_images(network: nn.Module) -> Iterator[Tensor]:
+    """One image (1, C, H, W) of each size and number of channels that the network may take."""
+    modules = list(network.modules())
+    named = [to_2tuple(m.img_size) for m in modules if getattr(m, 'img_size', None)]
+    convolutions = [m.in_channels for m in modules if isinstance(m, nn.Conv2d)]
+    for size in dict.fromkeys([*named[:1], *map(to_2tuple, IMAGE_SIZES)]):
+        for channels in dict.fromkeys([3, *convolutions, 1]):
+            yield next(network.parameters()).new_zeros(1, channels, *size)
+
+
+@contextmanager
+def explained_batch_norm() -> Iterator[None]:
+    """Say what to change where BatchNorm has one value per channel to normalize in training."""
+    try:
+        yield
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise ValueError(
+            'BatchNorm cannot normalize a batch of one image in training. Set '
+            'train_dataloader.batch_size, the images per process, to 2 or more, and '
+            'train_dataloader.drop_last=True, so that no batch of one image is left over.'
+        ) from None
 
 
 @torch.no_grad()

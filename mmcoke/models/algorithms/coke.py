@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
-from .base import ClusteringAlgorithm, global_batch, sample_indices
+from .base import ClusteringAlgorithm, explained_batch_norm, global_batch, sample_indices
 
 
 @MODELS.register_module()
@@ -25,27 +26,69 @@ class CoKe(ClusteringAlgorithm):
         backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
         head: has ``in_channels``, the dimension of the projection.
         clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
-            ``num_clusters`` is a list, one number per clustering.
+            ``num_clusters`` is a list, one number per clustering. ``dual_lr_base_batch_size``
+            is the number of images per iteration that ``dual_lr`` belongs to, see
+            :meth:`scale_dual_lr`; without it ``dual_lr`` is used as it is.
+        joint_views: pass consecutive views of one size through the network in one batch. That is
+            faster, but not as published: BN then normalizes views that are augmented differently
+            with common statistics, so losses, labels and running statistics are others.
     """
+
+    def __init__(
+        self, backbone: dict, neck: dict, head: dict, *, joint_views: bool = False, **kwargs
+    ) -> None:
+        super().__init__(backbone, neck, head, **kwargs)
+        check_clustering(self.clustering)
+        if not isinstance(joint_views, bool):
+            raise ValueError(f'joint_views must be True or False, but is {joint_views!r}.')
+        self.joint_views = joint_views
 
     @property
     def num_clusters(self) -> list[int]:
         """K of each clustering."""
-        num_clusters = self.clustering['num_clusters']
-        return [num_clusters] if isinstance(num_clusters, int) else list(num_clusters)
+        return as_list(self.clustering['num_clusters'])
 
     def make_labelers(self, num_samples: int) -> Iterator[CoKeLabeler]:
-        settings = {k: v for k, v in self.clustering.items() if k not in ('num_clusters', 'seed')}
+        if not self.num_clusters:
+            raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
+        others = ('num_clusters', 'seed', 'dual_lr_base_batch_size')
+        settings = {k: v for k, v in self.clustering.items() if k not in others}
         seed = self.clustering.get('seed', 0)
         for head, k in enumerate(self.num_clusters):
             yield CoKeLabeler(num_samples, k, self.head.in_channels, seed=seed + head, **settings)
+
+    @property
+    def dual_lr_base_batch_size(self) -> int | None:
+        """Images per dual step that ``clustering.dual_lr`` belongs to; None if it is not said."""
+        return self.clustering.get('dual_lr_base_batch_size')
+
+    def scale_dual_lr(self, batch_size: int) -> float:
+        """Scale ``dual_lr`` linearly to the images that a dual step sees.
+
+        One image then moves a dual by the same amount whatever the batch, and an epoch raises the
+        dual of a starved cluster by the same amount. ``CoKeHook`` calls this before training;
+        without the hook, call it after :meth:`init_labelers`.
+
+        Args:
+            batch_size: images of one iteration on all processes. Gradient accumulation does not
+                count, for every micro-batch makes a dual step.
+
+        Returns:
+            The result, that of all labelers.
+        """
+        self.check_labelers()
+        if base := self.dual_lr_base_batch_size:
+            for labeler in self.labelers:
+                labeler.kmeans.dual_lr = self.clustering['dual_lr'] * batch_size / base
+        return self.labelers[0].kmeans.dual_lr
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
 
         Args:
             inputs: images (n, C, H, W), or a list of views: one; or two of full size, followed by
-                any number of small crops. Views of one size go through the network together.
+                any number of small crops. Each passes backbone, neck and predictor on its own, in
+                order, unless ``joint_views``.
             data_samples: one per image, each with ``sample_idx``.
 
         Returns:
@@ -54,10 +97,11 @@ class CoKe(ClusteringAlgorithm):
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         num_full = count_full_views(views)
         projections, predictions = [], []
-        for group in by_size(views):
-            projection = self.project(torch.cat(group))
-            projections += projection.chunk(len(group))
-            predictions += self.head(projection).chunk(len(group))
+        with explained_batch_norm():
+            for group in by_size(views) if self.joint_views else [[view] for view in views]:
+                projection = self.project(torch.cat(group))
+                projections += projection.chunk(len(group))
+                predictions += self.head(projection).chunk(len(group))
         idx_n = sample_indices(data_samples, views[0].device)
         targets = self._targets(projections[:num_full], idx_n)
         centers = [labeler.kmeans.centers for labeler in self.labelers]
@@ -65,14 +109,35 @@ class CoKe(ClusteringAlgorithm):
 
     @torch.no_grad()
     def _targets(self, projections: list[Tensor], idx_n: Tensor) -> list[Tensor]:
-        """Step each labeler with the global batch; keep the targets of the own one.
+        """Step each labeler with the global batch; the targets are those of the own one.
 
         Clustered is the mean of the full-size views' projections, not normalized again.
         """
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
         x_ND, idx_N, own = global_batch(torch.stack(units).mean(0), idx_n)
-        return [labeler.step(x_ND, idx_N)[own] for labeler in self.labelers]
+        return [labeler.step(x_ND, idx_N, own) for labeler in self.labelers]
+
+
+def as_list(num_clusters: int | list[int]) -> list[int]:
+    """One number per clustering, where there may be only one number."""
+    return list(num_clusters) if isinstance(num_clusters, (list, tuple)) else [num_clusters]
+
+
+def check_clustering(settings: dict) -> None:
+    """ValueError if a setting of the clusterings is out of its range.
+
+    Early: the labelers, which check theirs as well, are made only when the data set is there.
+    """
+    for number in as_list(settings.get('num_clusters')):
+        check_number('clustering.num_clusters', number, '[1, inf)', whole=True)
+    if (base := settings.get('dual_lr_base_batch_size')) is not None:
+        check_number('clustering.dual_lr_base_batch_size', base, '[1, inf)', whole=True)
+        if 'dual_lr' not in settings:
+            raise ValueError('clustering.dual_lr_base_batch_size needs clustering.dual_lr.')
+    for name, within in dict(dual_lr='[0, inf)', min_ratio='(0, 1]').items():
+        if name in settings:
+            check_number(f'clustering.{name}', settings[name], within)
 
 
 def by_size(views: list[Tensor]) -> list[list[Tensor]]:
@@ -87,7 +152,7 @@ def count_full_views(views: list[Tensor]) -> int:
         ValueError: if the views are not one, or two of full size and then smaller ones.
     """
     sizes = [tuple(view.shape[-2:]) for view in views]
-    num_full = sizes.count(sizes[0])
+    num_full = sizes.count(sizes[0]) if sizes else 0
     full_first = all(size == sizes[0] for size in sizes[:num_full])
     if len(views) == 1 or (num_full == 2 and full_first):
         return num_full

@@ -7,9 +7,16 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import DeepClusterLabeler, ODCLabeler
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
-from .base import ClusteringAlgorithm, global_batch, output_width, sample_indices
+from .base import (
+    ClusteringAlgorithm,
+    explained_batch_norm,
+    global_batch,
+    output_width,
+    sample_indices,
+)
 
 
 class ClassifierAlgorithm(ClusteringAlgorithm):
@@ -22,8 +29,10 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
     """
 
     def complete_head(self, head: dict, network: nn.Module, clustering: dict) -> dict:
+        num_clusters = clustering.get('num_clusters')
+        check_number('clustering.num_clusters', num_clusters, '[1, inf)', whole=True)
         width = head.get('in_channels') or output_width(network)
-        return dict(head, in_channels=width, num_clusters=clustering['num_clusters'])
+        return dict(head, in_channels=width, num_clusters=num_clusters)
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
         """Classify images by their labels, weighted by the sizes of the clusters before the step.
@@ -42,7 +51,8 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
                 f'{type(self).__name__} trains on one view per image, but the pipeline made '
                 f'{len(views)}.'
             )
-        x_nD = self.project(views[0])
+        with explained_batch_norm():
+            x_nD = self.project(views[0])
         weight_K = self.labelers[0].cluster_weight()
         label_n = self.read_labels(x_nD.detach(), sample_indices(data_samples, x_nD.device))
         return self.head.loss(x_nD, label_n, weight_K)

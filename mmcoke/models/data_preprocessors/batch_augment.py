@@ -21,11 +21,13 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
         mean, std, and others: see ``SelfSupDataPreprocessor``; in units of 0 ... 255.
 
     Raises:
-        ValueError: if kornia has no augmentation of a name.
+        ValueError: if kornia has no augmentation of a name, or there is no view.
     """
 
     def __init__(self, views: list[list[dict]], **kwargs) -> None:
         super().__init__(**kwargs)
+        if not views:
+            raise ValueError('views must have the augmentations of at least one view.')
         self.views = nn.ModuleList(nn.Sequential(*map(build_augmentation, view)) for view in views)
 
     def forward(self, data: dict, training: bool = False) -> dict:

@@ -6,6 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
 
@@ -17,10 +18,16 @@ class ClusterClsHead(BaseModule):
         in_channels: D, dimension of the features.
         num_clusters: K.
         init_std: standard deviation of the first weights.
+
+    Raises:
+        ValueError: if a setting is out of its range.
     """
 
     def __init__(self, in_channels: int, num_clusters: int, *, init_std: float = 0.01) -> None:
         super().__init__()
+        check_number('in_channels', in_channels, '[1, inf)', whole=True)
+        check_number('num_clusters', num_clusters, '[1, inf)', whole=True)
+        check_number('init_std', init_std, '[0, inf)')
         self.in_channels, self.init_std = in_channels, init_std
         self.fc_cls = nn.Linear(in_channels, num_clusters)
 

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.models.stages import POOLED_SIZE, pool_stage
 from mmcoke.registry import MODELS
 
@@ -36,6 +37,8 @@ class MultiLinearHead(BaseModule):
         norm_cfg: dict | None = None,
         init_std: float = 0.01,
     ) -> None:
+        check_number('num_classes', num_classes, '[1, inf)', whole=True)
+        check_number('init_std', init_std, '[0, inf)')
         super().__init__(init_cfg=dict(type='Normal', layer='Linear', std=init_std))
         self.num_classes = num_classes
         norm_cfg = norm_cfg or dict(type='SyncBN', affine=False)

@@ -5,6 +5,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
 
@@ -20,6 +21,9 @@ class ODCNeck(BaseModule):
         dropout: share of the hidden units that are dropped in training.
         norm_cfg: norm layer; momentum 0.001 and no affine parameters unless it says otherwise.
         init_cfg: see mmengine's ``BaseModule``.
+
+    Raises:
+        ValueError: if a setting is out of its range.
     """
 
     def __init__(
@@ -33,6 +37,10 @@ class ODCNeck(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        check_number('in_channels', in_channels, '[1, inf)', whole=True)
+        check_number('hid_channels', hid_channels, '[1, inf)', whole=True)
+        check_number('out_channels', out_channels, '[1, inf)', whole=True)
+        check_number('dropout', dropout, '[0, 1]')
         norm_cfg = dict(momentum=0.001, affine=False) | (norm_cfg or dict(type='SyncBN'))
         self.fc0 = nn.Linear(in_channels, hid_channels)
         self.bn0 = build_norm_layer(norm_cfg, hid_channels)[1]

@@ -30,5 +30,10 @@ model = dict(
         prediction_weight=1.0,
         norm_cfg=norm_cfg,
     ),
-    clustering=dict(num_clusters=[3000, 4000, 5000], min_ratio=0.4, dual_lr=20.0),
+    clustering=dict(
+        num_clusters=[3000, 4000, 5000],
+        min_ratio=0.4,
+        dual_lr=20.0,
+        dual_lr_base_batch_size=1024,  # scaled from there to the images of a dual step
+    ),
 )

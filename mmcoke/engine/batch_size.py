@@ -1,0 +1,72 @@
+"""How many images the steps of training see, and the learning rate that follows from it."""
+
+from typing import NamedTuple
+
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+
+class BatchSize(NamedTuple):
+    """Images of an iteration and of an optimizer step."""
+
+    per_process: int
+    num_processes: int
+    accumulation: int
+    """Iterations per optimizer step (``accumulative_counts``)."""
+
+    @property
+    def iteration(self) -> int:
+        """Images of one iteration on all processes: what a dual step sees."""
+        return self.per_process * self.num_processes
+
+    @property
+    def optimizer_step(self) -> int:
+        """Images whose gradients make one step of the optimizer."""
+        return self.iteration * self.accumulation
+
+    def __str__(self) -> str:
+        accumulated = f', gradient accumulation {self.accumulation}'
+        return f'{self.per_process} per process, {self.num_processes} process(es){accumulated}'
+
+
+def batch_size(runner: Runner, optim_wrapper: OptimWrapper | None = None) -> BatchSize:
+    """The batch sizes of a runner whose train loop is built.
+
+    Args:
+        runner: with the data loader.
+        optim_wrapper: the runner's, unless it is given.
+    """
+    return BatchSize(
+        runner.train_dataloader.batch_sampler.batch_size,
+        runner.world_size,
+        (optim_wrapper or runner.optim_wrapper)._accumulative_counts,
+    )
+
+
+class AccumulationAwareRunner(Runner):
+    """mmengine's runner; ``auto_scale_lr`` counts the images of an optimizer step.
+
+    mmengine counts those of one iteration, also where gradients are accumulated over several.
+    """
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scale the learning rate linearly from ``base_batch_size``, if ``enable`` is set.
+
+        Raises:
+            ValueError: if there is no ``base_batch_size``.
+        """
+        if not auto_scale_lr or not auto_scale_lr.get('enable', False):
+            return
+        if not auto_scale_lr.get('base_batch_size'):
+            raise ValueError(
+                'auto_scale_lr needs the batch size that the learning rate belongs to: set '
+                'auto_scale_lr.base_batch_size in the config.'
+            )
+        images, base = batch_size(self, optim_wrapper), auto_scale_lr['base_batch_size']
+        ratio = images.optimizer_step / base
+        self.logger.info(
+            f'Learning rate times {ratio:g}: it belongs to {base} images per optimizer step, which '
+            f'has {images.optimizer_step} ({images}).'
+        )
+        for group in optim_wrapper.optimizer.param_groups:
+            group['lr'] *= ratio

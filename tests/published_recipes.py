@@ -1,0 +1,282 @@
+"""What the published recipes set, written down apart from the configs.
+
+Sources:
+
+- CoKe: the authors' scripts and README (github.com/idstcv/CoKe): batch 1024 on 8 GPUs. The recipes
+  here have 512; lr and dual_lr are linear in the batch.
+- DeepCluster, ODC: OpenMMLab's model zoo (MMSelfSup, trained with OpenSelfSup 0.x).
+- ViT-S/16: no published recipe. CoKe's, with the optimizer of DINO (Caron et al., ICCV 2021).
+
+Normalization (means and standard deviations of ImageNet's colours) is that of torchvision.
+"""
+
+LOAD = [dict(type='LoadImageFromFile'), dict(type='NumpyToPIL', to_rgb=True)]
+PACK = [dict(type='PackInputs')]
+PREPROCESSOR = dict(
+    type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]
+)
+
+
+# ---- CoKe: views
+
+
+def view(crop, scale, jitter, blur, solarize=None):
+    """Crop, colour jitter with probability 0.8, grey with 0.2, blur, solarize, flip with 0.5."""
+    names = ('brightness', 'contrast', 'saturation', 'hue')
+    colour = dict(type='torchvision/ColorJitter', **dict(zip(names, jitter, strict=True)))
+    return [
+        dict(type='torchvision/RandomResizedCrop', size=crop, scale=scale),
+        dict(type='RandomApply', prob=0.8, transforms=[colour]),
+        dict(type='torchvision/RandomGrayscale', p=0.2),
+        dict(type='PILToNumpy'),
+        # A standard deviation that is uniform in the range.
+        dict(type='GaussianBlur', magnitude_range=(0.1, 2.0), magnitude_std='inf', prob=blur),
+        *([dict(type='Solarize', thr=128, prob=solarize)] if solarize else []),
+        dict(type='RandomFlip', prob=0.5),
+    ]
+
+
+def views(num_views, *transforms):
+    return [*LOAD, dict(type='MultiView', num_views=num_views, transforms=list(transforms)), *PACK]
+
+
+STRONG, WEAK = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
+ONE_VIEW = [*LOAD, *view(224, (0.08, 1.0), STRONG, blur=0.5), *PACK]
+FIRST = view(224, (0.08, 1.0), WEAK, blur=1.0)
+SECOND = view(224, (0.08, 1.0), WEAK, blur=0.1, solarize=0.2)
+SMALL = view(96, (0.05, 0.6), STRONG, blur=0.5)
+
+
+# ---- CoKe: method and schedule
+
+SYNC_BN = dict(type='SyncBN', requires_grad=True)
+
+
+def coke_model(head, clustering=None):
+    return dict(
+        type='CoKe',
+        data_preprocessor=PREPROCESSOR,
+        backbone=dict(type='ResNet', depth=50, norm_cfg=SYNC_BN, zero_init_residual=False),
+        neck=dict(  # 2048-2048-2048-128, BN after every layer, the last one included
+            type='NonLinearNeck',
+            hid_channels=2048,
+            out_channels=128,
+            num_layers=3,
+            with_bias=True,
+            with_last_bn=True,
+            with_last_bias=True,
+            with_avg_pool=True,
+            norm_cfg=SYNC_BN,
+        ),
+        head=dict(type='CoKeHead', in_channels=128, hid_channels=2048, norm_cfg=SYNC_BN, **head),
+        clustering=dict(
+            num_clusters=[3000, 4000, 5000],
+            min_ratio=0.4,
+            dual_lr=20.0,
+            dual_lr_base_batch_size=1024,
+            **(clustering or {}),
+        ),
+    )
+
+
+def training_set(pipeline, sampler=None):
+    return dict(
+        batch_size=64,
+        drop_last=True,
+        sampler=sampler or dict(type='TruncatedSampler', shuffle=True),
+        dataset=dict(type='CustomDataset', with_label=False, pipeline=pipeline),
+    )
+
+
+def coke(model, pipeline, num_epochs):
+    """Epochs count the one with learning rate 0."""
+    return dict(
+        model=model,
+        train_dataloader=training_set(pipeline),
+        custom_hooks=[dict(type='CoKeHook')],
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(
+                type='LARS',
+                lr=1.6 * 512 / 1024,
+                momentum=0.9,
+                weight_decay=1e-6,
+                trust_coefficient=0.001,
+            ),
+        ),
+        param_scheduler=[
+            dict(type='WarmupCosineLR', zero=1, warmup=10, convert_to_iter_based=True)
+        ],
+        train_cfg=dict(by_epoch=True, max_epochs=num_epochs),
+        auto_scale_lr=dict(base_batch_size=512, enable=False),
+    )
+
+
+ONE_VIEW_HEAD = dict(temperature=0.1, prediction_weight=1.0)
+TWO_VIEW_HEAD = dict(temperature=0.05, prediction_weight=0.5, label_weight=0.2)
+STAGE_2 = dict(average_from_epoch=801, num_slots=5, label_temperature=0.5)
+
+VIT = coke(
+    coke_model(ONE_VIEW_HEAD)
+    | dict(
+        backbone=dict(
+            type='VisionTransformer',
+            arch='deit-small',
+            img_size=224,
+            patch_size=16,
+            drop_path_rate=0.1,
+            out_type='cls_token',
+        )
+    ),
+    ONE_VIEW,
+    301,
+) | dict(
+    optim_wrapper=dict(
+        type='OptimWrapper',
+        optimizer=dict(type='AdamW', lr=5e-4 * 512 / 256, weight_decay=0.04),
+        clip_grad=dict(max_norm=3.0),
+        paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    )
+)
+VIT['model']['neck']['with_avg_pool'] = False  # the class token is one vector
+
+
+# ---- DeepCluster and ODC
+
+CLASSIFIER_VIEW = [
+    *LOAD,
+    dict(type='torchvision/RandomResizedCrop', size=224),
+    dict(type='torchvision/RandomHorizontalFlip'),
+    dict(type='torchvision/RandomRotation', degrees=2),
+    dict(type='torchvision/ColorJitter', brightness=0.4, contrast=0.4, saturation=1.0, hue=0.5),
+    dict(type='torchvision/RandomGrayscale', p=0.2),
+    dict(type='PILToNumpy'),
+    *PACK,
+]
+PLAIN = [
+    *LOAD,
+    dict(type='torchvision/Resize', size=256),
+    dict(type='torchvision/CenterCrop', size=224),
+    dict(type='PILToNumpy'),
+    *PACK,
+]
+
+
+def classifier(model, sampler, hook, lr, num_epochs):
+    return dict(
+        model=model | dict(data_preprocessor=PREPROCESSOR, head=dict(type='ClusterClsHead')),
+        train_dataloader=training_set(CLASSIFIER_VIEW, dict(type=sampler)),
+        custom_hooks=[dict(hook, pipeline=PLAIN)],
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=lr, momentum=0.9, weight_decay=1e-5),
+            paramwise_cfg=dict(custom_keys=dict(head=dict(momentum=0.0))),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=num_epochs),
+        auto_scale_lr=dict(base_batch_size=512, enable=False),
+    )
+
+
+def deepcluster(backbone):
+    model = dict(
+        type='DeepCluster',
+        backbone=dict(type=backbone, depth=50, norm_cfg=dict(type='BN'), zero_init_residual=False),
+        neck=dict(type='GlobalAveragePooling'),
+        clustering=dict(num_clusters=10_000, pca_dim=256, num_iters=20),
+    )
+    hook = dict(type='DeepClusterHook', interval=1)
+    return classifier(model, 'ClusterUniformSampler', hook, lr=0.1, num_epochs=200)
+
+
+ODC = classifier(
+    dict(
+        type='ODC',
+        backbone=dict(
+            type='ResNet', depth=50, norm_cfg=dict(type='SyncBN'), zero_init_residual=False
+        ),
+        neck=dict(
+            type='ODCNeck',
+            hid_channels=512,
+            out_channels=256,
+            dropout=0.5,
+            norm_cfg=dict(type='SyncBN'),
+        ),
+        clustering=dict(num_clusters=10_000, momentum=0.5, min_size=20, reweight_pow=0.5),
+    ),
+    'ReplacementSampler',
+    dict(type='ODCHook', centroids_interval=10, small_clusters_interval=1),
+    lr=0.06,
+    num_epochs=440,
+) | dict(param_scheduler=[dict(type='MultiStepLR', by_epoch=True, milestones=[400], gamma=0.4)])
+
+
+# ---- linear evaluation of CoKe: frozen, 90 epochs, batch 1024
+
+
+def linear(lr):
+    def images(name, pipeline, batch_size, shuffle, **options):
+        return {
+            f'{name}_dataloader': dict(
+                batch_size=batch_size,
+                sampler=dict(type='DefaultSampler', shuffle=shuffle),
+                dataset=dict(type='CustomDataset', pipeline=pipeline),
+                **options,
+            )
+        }
+
+    crop_and_flip = [
+        *LOAD,
+        dict(type='torchvision/RandomResizedCrop', size=224),
+        dict(type='torchvision/RandomHorizontalFlip'),
+        dict(type='PILToNumpy'),
+        *PACK,
+    ]
+    return dict(
+        model=dict(
+            type='FrozenClassifier',
+            data_preprocessor=PREPROCESSOR | dict(type='ClsDataPreprocessor'),
+            backbone=dict(
+                type='ResNet',
+                depth=50,
+                zero_init_residual=False,
+                init_cfg=dict(type='Pretrained', checkpoint=None),
+            ),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=1000),
+        ),
+        **images('train', crop_and_flip, 128, shuffle=True),
+        **images('val', PLAIN, 128, shuffle=False),
+        val_evaluator=dict(type='Accuracy', topk=(1, 5)),
+        val_cfg={},
+        custom_hooks=[],
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=lr, momentum=0.9, weight_decay=1e-6),
+        ),
+        param_scheduler=[dict(type='CosineAnnealingLR', T_max=90)],
+        train_cfg=dict(by_epoch=True, max_epochs=90, val_interval=10),
+        auto_scale_lr=dict(base_batch_size=1024, enable=False),
+    )
+
+
+SELFSUP, LINEAR = 'selfsup', 'benchmarks/classification/imagenet'
+PUBLISHED = {
+    f'{SELFSUP}/coke/coke_r50_8xb64_in1k.py': coke(
+        coke_model(ONE_VIEW_HEAD, STAGE_2), ONE_VIEW, 1001
+    ),
+    f'{SELFSUP}/coke/coke_r50_8xb64-2view_in1k.py': coke(
+        coke_model(TWO_VIEW_HEAD), views([1, 1], FIRST, SECOND), 1001
+    ),
+    f'{SELFSUP}/coke/coke_r50_8xb64-mcrop_in1k.py': coke(
+        coke_model(TWO_VIEW_HEAD | dict(small_weight=0.5)),
+        views([1, 1, 6], FIRST, SECOND, SMALL),
+        801,
+    ),
+    f'{SELFSUP}/coke/coke_vit-small-p16_8xb64_in1k.py': VIT,
+    f'{SELFSUP}/deepcluster/deepcluster_r50_8xb64_in1k.py': deepcluster('ResNet'),
+    f'{SELFSUP}/deepcluster/deepcluster-sobel_r50_8xb64_in1k.py': deepcluster('ResNetSobel'),
+    f'{SELFSUP}/odc/odc_r50_8xb64_in1k.py': ODC,
+    f'{LINEAR}/resnet50_8xb128-coslr-90e_in1k.py': linear(0.2),
+    f'{LINEAR}/resnet50_8xb128-coslr-90e-mcrop_in1k.py': linear(0.4),
+}
+"""All that decides the result, by recipe."""
