@@ -66,9 +66,7 @@ def test_one_initializer_of_several_leaves_no_zeroed_layers(network, saved):
 
 def test_a_scoped_name_is_refused_because_layers_are_initialized_afterwards(network, saved):
     path = saved(named('', network))
-    with pytest.raises(
-        ValueError, match=r"Write type='Pretrained' instead of 'mmengine\.Pretrained'"
-    ):
+    with pytest.raises(ValueError, match=r"Write type='Pretrained' instead of 'mmengine\."):
         backbone(path, kind='mmengine.Pretrained')
 
 

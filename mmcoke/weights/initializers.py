@@ -61,7 +61,7 @@ def keep_from_other_initializations(module: nn.Module, init: PretrainedInit) -> 
             f"Write type='Pretrained' instead of {scoped[0]!r} in the init_cfg of "
             f'{type(module).__name__}: by another name mmengine initializes its layers afterwards.'
         )
-    if names:
+    if given and not (isinstance(given, dict) and names == ['Pretrained']):
         # mmpretrain's backbones zero or draw some weights afterwards, unless they find just this.
         module.init_cfg = dict(type='Pretrained', checkpoint=init.checkpoint)
 
