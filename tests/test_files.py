@@ -17,6 +17,7 @@ from conftest import tiny
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import runner as mmengine_runner
 
+from mmcoke.datasets.in_memory import load_npz
 from mmcoke.engine.launch import train
 from mmcoke.features.store import open_features
 from mmcoke.files import (
@@ -204,3 +205,24 @@ def test_features_of_another_number_of_rows_are_refused(tmp_path):
     np.save(tmp_path / 'pooled.npy', np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match=r'pooled\.npy in .* is \(3, 2\), not of 4 rows'):
         open_features(tmp_path)
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_images_with_a_flipped_bit_are_refused_or_the_same(save, tmp_path):
+    path, draw = str(tmp_path / 'a.npz'), random.Random(0)
+    images = np.random.default_rng(0).integers(0, 255, (20, 4, 4), np.uint8)
+    save(path, x=images, y=np.arange(20))
+    whole, refused = Path(path).read_bytes(), 0
+    for _ in range(200):
+        damaged, place = bytearray(whole), draw.randrange(8 * len(whole))
+        damaged[place // 8] ^= 1 << place % 8
+        Path(path).write_bytes(damaged)
+        try:
+            x, y = load_npz(path)
+        except ValueError as error:
+            refused += 1
+            assert '\n' not in str(error)
+        else:
+            assert np.array_equal(x, images)
+            assert np.array_equal(y, np.arange(20))
+    assert refused > 100

@@ -298,3 +298,11 @@ def test_the_guard_stands_as_soon_as_mmcoke_is_imported(module):
 def test_models_of_the_zoo_have_an_address_without_importing_the_zoo():
     found = CheckpointLoader._get_checkpoint_loader('mmcoke://coke_tiny')
     assert found is addresses.load_from_address
+
+
+def test_a_torch_that_would_run_code_is_refused_in_one_line():
+    code = "import torch; torch.__version__ = '2.5.1+cpu'; import mmcoke.registry"
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    last = run.stderr.strip().splitlines()[-1]
+    assert 'mmcoke needs torch >= 2.6, ' in last
+    assert 'pip install "torch>=2.6"' in last

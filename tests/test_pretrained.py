@@ -55,12 +55,25 @@ def test_the_prefix_of_a_local_file_is_found(scope, kind, prefix, network, saved
     assert_equal(backbone(path, scope, kind=kind), network)
 
 
+def test_one_initializer_of_several_leaves_no_zeroed_layers(network, saved):
+    """mmpretrain zeroes the last batch norm of each block unless it finds 'Pretrained' alone."""
+    cfgs = [dict(type='Kaiming', layer='Conv2d')]
+    cfgs.append(dict(type='Pretrained', checkpoint=saved(named('', network))))
+    found = ResNet(18, init_cfg=cfgs, **SMALL)
+    found.init_weights()
+    assert_equal(found, network)
+
+
+def test_a_scoped_name_is_refused_because_layers_are_initialized_afterwards(network, saved):
+    path = saved(named('', network))
+    with pytest.raises(ValueError, match=r"Write type='Pretrained' instead of 'mmengine\."):
+        backbone(path, kind='mmengine.Pretrained')
+
+
 @SCOPES
 def test_a_file_of_something_else_is_refused(scope, saved):
     path = saved({'decoder.layers.weight': torch.ones(3)})
-    with pytest.raises(
-        ValueError, match=r'Only 0 of \d+ backbone keys matched .*decoder\.layers'
-    ):
+    with pytest.raises(ValueError, match=r'Only 0 of \d+ backbone keys matched .*decoder\.layers'):
         backbone(path, scope)
 
 
@@ -79,9 +92,7 @@ def test_a_stage_that_is_missing_is_refused(network, saved):
 
 def test_a_wrong_prefix_is_refused_with_what_there_is(network, saved):
     path = saved(named('backbone.', network))
-    with pytest.raises(
-        ValueError, match=r"begins with 'encoder\.'; it has backbone\.conv1"
-    ):
+    with pytest.raises(ValueError, match=r"begins with 'encoder\.'; it has backbone\.conv1"):
         backbone(path, prefix='encoder')
 
 

@@ -14,6 +14,7 @@ from mmcoke.engine.checkpoint import checkpoint_to_resume
 from mmcoke.engine.hooks import CheckpointHook
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.files import read_checkpoint
+from mmcoke.registry import HOOKS
 
 
 def names(folder):
@@ -132,11 +133,12 @@ def test_a_work_dir_that_is_removed_on_the_way_is_told_in_one_line(tiny_config, 
 def test_a_work_dir_that_vanishes_between_checkpoints_is_told_in_one_line(tiny_config):
     """The log notices first."""
     tiny_config.default_hooks.checkpoint.interval = 2
-    tiny_config.custom_hooks.append(dict(type=RemovesWorkDir))
-    with pytest.raises(SystemExit, match=r'scalars\.json could not be .* no checkpoint yet'):
+    tiny_config.custom_hooks.append(dict(type='RemovesWorkDir'))
+    with pytest.raises(SystemExit, match=r'\.json could not be written .* no checkpoint yet'):
         train(tiny_config)
 
 
+@HOOKS.register_module()
 class RemovesWorkDir(Hook):
     def after_train_epoch(self, runner):
         shutil.rmtree(runner.work_dir)

@@ -31,6 +31,7 @@ def load_pretrained(init: PretrainedInit, module: nn.Module) -> None:
             of the weights of the module, or of the model's backbone; or one of another shape. A
             module that adds layers to the network can use :class:`StrictPretrained` with ``new``.
     """
+    keep_from_other_initializations(module, init)
     weights = read_weights(init.checkpoint)
     if init.prefix:
         prefix = f'{init.prefix.rstrip(".")}.'
@@ -44,6 +45,25 @@ def load_pretrained(init: PretrainedInit, module: nn.Module) -> None:
     load(module, weights, init.checkpoint)
     if hasattr(module, '_params_init_info'):
         update_init_info(module, init_info=init._get_init_info())
+
+
+def keep_from_other_initializations(module: nn.Module, init: PretrainedInit) -> None:
+    """See that nothing initializes the module once it has its weights.
+
+    Raises:
+        ValueError: if mmengine is going to.
+    """
+    given = getattr(module, 'init_cfg', None) or []
+    names = [cfg['type'] for cfg in ([given] if isinstance(given, dict) else given)]
+    scoped = [name for name in names if isinstance(name, str) and name.endswith('.Pretrained')]
+    if scoped:
+        raise ValueError(
+            f"Write type='Pretrained' instead of {scoped[0]!r} in the init_cfg of "
+            f'{type(module).__name__}: by another name mmengine initializes its layers afterwards.'
+        )
+    if given and not (isinstance(given, dict) and names == ['Pretrained']):
+        # mmpretrain's backbones zero or draw some weights afterwards, unless they find just this.
+        module.init_cfg = dict(type='Pretrained', checkpoint=init.checkpoint)
 
 
 # Not registered anew: configs may also give the class.

@@ -43,7 +43,7 @@ def load_backbone(
     needed = counted(backbone.state_dict())
     fit = count(needed, missing, other_shape)
     said = f'{fit} of {len(needed)} backbone keys matched'
-    problem = in_words(needed & set(missing), other_shape)
+    problem = in_words(counted(missing), other_shape)
     if fit < min_matched * len(needed) or other_shape:
         raise ValueError(
             f'Only {said} in {checkpoint} ({problem}). The others would be random. '
@@ -67,11 +67,11 @@ def load_model(model: nn.Module, weights: dict[str, Tensor], checkpoint: str | P
     """
     missing, other_shape = load_weights(model, without('module.', weights) or weights)
     part = 'backbone.' if hasattr(model, 'backbone') else ''
-    needed = {name for name in counted(model.state_dict()) if name.startswith(part)}
+    needed = [name for name in counted(model.state_dict()) if name.startswith(part)]
     fit = count(needed, missing, other_shape)
     said = f'{fit} of {len(needed)} {part.rstrip(".") or "model"} keys matched in {checkpoint}'
     problem = in_words(counted(missing), other_shape)
-    if fit < MIN_MATCHED * len(needed) or needed & set(other_shape):
+    if fit < MIN_MATCHED * len(needed) or set(needed) & set(other_shape):
         raise ValueError(
             f'Only {said} ({problem}). The others would be random. Give a checkpoint of this '
             f'{type(model).__name__}, or, for the backbone of a checkpoint with other names (this '
@@ -80,19 +80,19 @@ def load_model(model: nn.Module, weights: dict[str, Tensor], checkpoint: str | P
     log_match(said, problem)
 
 
-def counted(names: Iterable[str]) -> set[str]:
+def counted(names: Iterable[str]) -> list[str]:
     """Without counters, for which torch makes up: they say nothing about a match."""
-    return {name for name in names if not name.endswith('num_batches_tracked')}
+    return [name for name in names if not name.endswith('num_batches_tracked')]
 
 
-def count(needed: set[str], missing: Iterable[str], other_shape: Iterable[str]) -> int:
+def count(needed: list[str], missing: Iterable[str], other_shape: Iterable[str]) -> int:
     """How many of the needed weights are neither missing nor of another shape."""
-    return len(needed - {*missing, *other_shape})
+    return len(set(needed) - {*missing, *other_shape})
 
 
-def in_words(missing: Iterable[str], other_shape: Iterable[str]) -> str:
+def in_words(missing: list[str], other_shape: list[str]) -> str:
     """What does not match."""
-    problems = {'missing': sorted(missing), 'of another shape': other_shape}
+    problems = {'missing': missing, 'of another shape': other_shape}
     return '; '.join(f'{what}: {some(names)}' for what, names in problems.items() if names)
 
 
