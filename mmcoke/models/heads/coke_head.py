@@ -4,6 +4,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.losses import coke_loss, multi_view_coke_loss
 from mmcoke.registry import MODELS
 
@@ -41,14 +42,10 @@ class CoKeHead(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if not temperature > 0:
-            raise ValueError(f'temperature must be positive, but is {temperature}.')
-        if not 0 < prediction_weight <= 1:
-            raise ValueError(f'prediction_weight must be in (0, 1], but is {prediction_weight}.')
-        weights = dict(label_weight=label_weight, small_weight=small_weight)
-        for name, weight in weights.items():
-            if not 0 <= weight <= 1:
-                raise ValueError(f'{name} must be in [0, 1], but is {weight}.')
+        check_number('temperature', temperature, '(0, inf)')
+        check_number('prediction_weight', prediction_weight, '(0, 1]')
+        check_number('label_weight', label_weight, '[0, 1]')
+        check_number('small_weight', small_weight, '[0, 1]')
         self.in_channels = in_channels
         self.temperature, self.prediction_weight = temperature, prediction_weight
         self.label_weight, self.small_weight = label_weight, small_weight
