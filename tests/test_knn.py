@@ -187,7 +187,7 @@ def test_at_the_ends_of_the_temperature_the_nearest_or_the_majority_decides(temp
         (dict(x_test=torch.eye(60, 12)), '48 of 60 samples .* all 0'),
         (dict(x_test=torch.ones(60, 11)), r'\(60, 12\) and \(60, 11\)'),
         (dict(x_test=torch.ones(12)), r'\(12,\)'),
-        (dict(y_train=torch.ones(60)), 'integers .* float32'),
+        (dict(y_train=torch.ones(60)), 'integers .*float32'),
         (dict(y_train=torch.ones(60, dtype=torch.bool)), 'torch.bool'),
         (dict(y_train=torch.ones(60, 1, dtype=torch.int64)), r'\(60, 1\)'),
         (dict(ks=(2.5,)), r'1 \.\.\. 60 .* but is 2\.5'),

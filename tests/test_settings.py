@@ -17,10 +17,11 @@ from mmcoke.clustering import (
     kmeans,
 )
 from mmcoke.clustering.settings import check_number
-from mmcoke.engine.hooks import DeepClusterHook, ODCHook
+from mmcoke.engine.hooks import DeepClusterHook, KNNHook, ODCHook
 from mmcoke.engine.optimizers import LARS
 from mmcoke.engine.schedulers import WarmupCosineLR
 from mmcoke.evaluation import knn_classify, linear_probe
+from mmcoke.models.heads import CoKeHead
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -82,6 +83,11 @@ CASES = [
     (DeepClusterHook, dict(pipeline=[]), (*WHOLE, 0), ['interval', 'batch_size']),
     (ODCHook, dict(pipeline=[]), (*WHOLE, 0), ['centroids_interval', 'small_clusters_interval']),
     (ODCHook, dict(pipeline=[]), WHOLE, ['num_workers']),
+    (KNNHook, dict(train={}, test={}), (*WHOLE, 0), ['interval', 'max_samples', 'k']),
+    (KNNHook, dict(train={}, test={}), (*REAL, 0), ['temperature']),
+    (CoKeHead, dict(in_channels=4, hid_channels=4), (*REAL, 0), ['temperature']),
+    (CoKeHead, dict(in_channels=4, hid_channels=4), (*REAL, 0, 1.1), ['prediction_weight']),
+    (CoKeHead, dict(in_channels=4, hid_channels=4), REAL, ['label_weight', 'small_weight']),
 ]
 
 

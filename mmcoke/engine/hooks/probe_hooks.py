@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.seeded_pipeline import kept_random_state, seed_random
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.evaluation.knn import check_num_neighbours, knn_classify_many
@@ -56,10 +57,8 @@ class ProbeHook(Hook):
         batch_size: int = 128,
         num_workers: int = 0,
     ) -> None:
-        if min(interval, max_samples) < 1:
-            raise ValueError(
-                f'interval and max_samples must be at least 1, but are {interval}, {max_samples}.'
-            )
+        check_number('interval', interval, '[1, inf)', whole=True)
+        check_number('max_samples', max_samples, '[1, inf)', whole=True)
         self.train, self.test = train, test
         self.interval, self.max_samples = interval, max_samples
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -155,6 +154,8 @@ class KNNHook(ProbeHook):
         self, train: dict, test: dict, *, k: int = 20, temperature: float = 0.07, **kwargs
     ) -> None:
         super().__init__(train, test, **kwargs)
+        check_number('k', k, '[1, inf)', whole=True)
+        check_number('temperature', temperature, '(0, inf)')
         self.k, self.temperature = k, temperature
 
     def check(self, y_train: Tensor, y_test: Tensor) -> None:
