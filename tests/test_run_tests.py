@@ -1,11 +1,14 @@
 """How the tests are run: tools/run_tests.sh and its plugin of pytest."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import mmengine
 import pytest
 import run_options
 from conftest import ROOT
@@ -101,6 +104,13 @@ def test_usable_cores_are_those_of_affinity_and_quota(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + '\n' if text else '')
     assert usable_cores(tmp_path) == expected
+
+
+def test_the_environment_of_setup_env_is_compiled():
+    """Where PYTHONDONTWRITEBYTECODE is set, importing mmengine takes three times as long else."""
+    if Path(sys.prefix).resolve() != ROOT / '.venv':
+        pytest.skip('the tests run in another environment than .venv')
+    assert Path(importlib.util.cache_from_source(mmengine.__file__)).is_file()
 
 
 TESTS = """
