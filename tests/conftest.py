@@ -8,6 +8,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+pytest_plugins = ['run_options']
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / 'configs/selfsup'
 DIGITS = dict(
@@ -57,11 +58,6 @@ def tiny(method, work_dir=None):
     # By default the time in seconds, and mmengine lets runs of one name share a visualizer.
     cfg.experiment_name = str(work_dir)
     return cfg
-
-
-def pytest_collection_modifyitems(items):
-    """Slow tests first: several processes then end at nearly the same time."""
-    items.sort(key=lambda item: item.get_closest_marker('slow') is None)
 
 
 @pytest.fixture

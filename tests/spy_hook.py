@@ -1,5 +1,7 @@
-"""Hooks that look at every rank (for tests of several processes)."""
+"""Hooks of tests whose training runs in other processes."""
 
+import os
+import signal
 from pathlib import Path
 
 import torch
@@ -26,6 +28,18 @@ class SpyHook(Hook):
     def save(self, runner, when):
         state = unwrap(runner.model).labelers.state_dict()
         torch.save(state, Path(runner.work_dir) / f'rank{get_rank()}_{when}.pth')
+
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    """Ends the process after an iteration (from 0), as lost power would."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == self.iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @HOOKS.register_module()

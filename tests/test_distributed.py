@@ -31,7 +31,6 @@ def dist_train(config, num_processes, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
     )
 
 

@@ -593,7 +593,6 @@ def test_two_processes_complete_what_one_began(checkpoint, photos, tmp_path):
         env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count('pooled.npy  float32 (12, 512)') == 1

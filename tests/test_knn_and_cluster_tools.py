@@ -142,7 +142,6 @@ def test_two_processes_measure_the_same(measured, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=500,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert rows(out / 'knn.json') == before

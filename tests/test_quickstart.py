@@ -2,7 +2,7 @@
 
 import json
 import re
-import statistics
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,22 +17,28 @@ ROOT = Path(__file__).resolve().parent.parent
 SCORES = {'knn', 'linear', 'cluster_acc', 'nmi', 'ari'}
 
 
-def quickstart(work_dir, *arguments):
-    """Run it; returns what it printed and the metrics it wrote."""
-    script = [sys.executable, 'tools/quickstart.py', '--work-dir', str(work_dir), *arguments]
-    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=550)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout, json.loads((work_dir / 'metrics.json').read_text())
+@pytest.fixture
+def quickstart(monkeypatch, capsys):
+    """Runs it in this process; gives what it printed and the metrics it wrote."""
+
+    def run(work_dir, *arguments):
+        # The test of the promised scores runs it in a process of its own, as users do.
+        argv = ['quickstart.py', '--work-dir', str(work_dir), *arguments]
+        monkeypatch.setattr(sys, 'argv', argv)
+        runpy.run_path(str(ROOT / 'tools/quickstart.py'), run_name='__main__')
+        return capsys.readouterr().out, json.loads((work_dir / 'metrics.json').read_text())
+
+    return run
 
 
-def test_a_short_run_writes_numbers_and_a_self_contained_page(tmp_path):
-    out, metrics = quickstart(tmp_path, '--cfg-options', 'train_cfg.max_epochs=4')
+def test_a_short_run_writes_numbers_and_a_self_contained_page(quickstart, tmp_path):
+    out, metrics = quickstart(tmp_path, '--cfg-options', 'train_cfg.max_epochs=2')
     assert set(metrics) == {'coke', 'pixels', 'random_init', 'train_seconds'}
     for features in ('coke', 'pixels', 'random_init'):
         assert set(metrics[features]) == SCORES
     assert metrics['pixels']['cluster_acc'] == pytest.approx(0.79, abs=0.02)
     assert metrics['pixels']['nmi'] == pytest.approx(0.74, abs=0.02)
-    assert 'epoch 4/4' in out and 'evaluating' in out
+    assert 'epoch 2/2' in out and 'evaluating' in out
     for score in metrics['coke'].values():
         assert f'{score:.3f}' in out
 
@@ -43,43 +49,46 @@ def test_a_short_run_writes_numbers_and_a_self_contained_page(tmp_path):
     assert not loaded, 'the page needs nothing from elsewhere'
 
 
-def test_an_interrupted_run_is_resumed(tmp_path):
-    options = ['--cfg-options', 'default_hooks.checkpoint.interval=1', 'train_cfg.max_epochs=4']
+def test_an_interrupted_run_is_resumed(quickstart, tmp_path):
+    options = ['--cfg-options', 'default_hooks.checkpoint.interval=1', 'train_cfg.max_epochs=2']
     quickstart(tmp_path, *options)
-    out, _ = quickstart(tmp_path, '--resume', *options[:-1], 'train_cfg.max_epochs=6')
-    assert 'epoch 6/6' in out and 'epoch 4/6' not in out
+    out, _ = quickstart(tmp_path, '--resume', *options[:-1], 'train_cfg.max_epochs=4')
+    assert 'epoch 4/4' in out and 'epoch 2/4' not in out
     curve = report.read_scalars(tmp_path)['coke/loss']
-    assert [epoch for epoch, _ in curve] == [1, 2, 3, 4, 5, 6]
+    assert [epoch for epoch, _ in curve] == [1, 2, 3, 4]
 
 
-def test_a_wrong_argument_prints_the_usage():
-    script = [sys.executable, 'tools/quickstart.py', '--sead', '1']
-    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 2 and 'usage' in run.stderr
+def test_a_wrong_argument_prints_the_usage(quickstart, tmp_path, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        quickstart(tmp_path, '--sead', '1')
+    assert 'usage' in capsys.readouterr().err
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_digits_reach_the_promised_scores_in_the_median_of_three_seeds(tmp_path):
-    runs = []
-    for seed in range(3):
-        work_dir = tmp_path / str(seed)
-        runs.append(quickstart(work_dir, '--seed', str(seed))[1])
-        check_sizes(report.read_scalars(work_dir))
-    median = {name: statistics.median(run['coke'][name] for run in runs) for name in SCORES}
-    print(median, [run['train_seconds'] for run in runs])
-    assert median['cluster_acc'] >= 0.92
-    assert median['nmi'] >= 0.87
-    assert median['knn'] >= 0.975
-    assert median['linear'] >= 0.96
+@pytest.mark.timeout(4 * 3600)  # 2 minutes, but no limit to how busy a machine may be
+def test_digits_reach_the_promised_scores(tmp_path):
+    """The one training in full length, as users start it; docs/methods has more seeds."""
+    script = [sys.executable, 'tools/quickstart.py', '--work-dir', str(tmp_path)]
+    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    print(metrics)
+    scores = metrics['coke']
+    assert scores['cluster_acc'] >= 0.92
+    assert scores['nmi'] >= 0.87
+    assert scores['knn'] >= 0.975
+    assert scores['linear'] >= 0.96
+    check_sizes(report.read_scalars(tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['deepcluster', 'odc'])
-def test_the_baselines_learn(method, tmp_path):
-    """They beat the untrained network clearly; margins are below those of docs/methods."""
+def test_the_baselines_learn(quickstart, method, tmp_path):
+    """They beat the untrained network clearly, before the end of their recipes already."""
     config = f'configs/selfsup/{method}/{method}_tiny_1xb64_digits.py'
-    _, metrics = quickstart(tmp_path, '--config', config)
+    epochs = dict(deepcluster=60, odc=100)[method]  # of 120 and 150
+    short = ['--cfg-options', f'train_cfg.max_epochs={epochs}']
+    _, metrics = quickstart(tmp_path, '--config', config, *short)
     trained, untrained = metrics[method], metrics['random_init']
     print(trained, untrained, metrics['train_seconds'])
     margins = dict(knn=0.025, linear=0.006, cluster_acc=0.25)
@@ -87,8 +96,8 @@ def test_the_baselines_learn(method, tmp_path):
         assert trained[name] >= untrained[name] + margin, (name, trained, untrained)
 
 
-def test_all_methods_share_one_table_and_one_page(tmp_path):
-    out, metrics = quickstart(tmp_path, '--all', '--cfg-options', 'train_cfg.max_epochs=3')
+def test_all_methods_share_one_table_and_one_page(quickstart, tmp_path):
+    out, metrics = quickstart(tmp_path, '--all', '--cfg-options', 'train_cfg.max_epochs=2')
     methods = {'coke', 'deepcluster', 'odc'}
     assert set(metrics) == methods | {'pixels', 'random_init', 'train_seconds'}
     assert all(set(metrics[name]) == SCORES for name in metrics if name != 'train_seconds')
@@ -96,7 +105,7 @@ def test_all_methods_share_one_table_and_one_page(tmp_path):
     page = (tmp_path / 'report.html').read_text()
     assert page.count('<svg') == 6 and page.count('data:image/png;base64,') == 3
     for name in methods:
-        assert (tmp_path / name / 'epoch_3.pth').is_file()
+        assert (tmp_path / name / 'epoch_2.pth').is_file()
 
 
 def check_sizes(curves):

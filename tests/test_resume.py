@@ -55,7 +55,7 @@ def assert_same(one, other, path=''):
 
 
 @pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
-@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('num_workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_continues_bit_for_bit(tmp_path, method, change, num_workers):
     """2N epochs at once = N epochs, resume, N epochs: with the other number of workers, too."""
     tiny_config = tiny(method, tmp_path / 'whole')

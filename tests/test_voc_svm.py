@@ -554,6 +554,7 @@ def torchvision_network(tmp_path):
     return 'mmpretrain::resnet/resnet18_8xb32_in1k.py', tmp_path / 'resnet18.pth'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('network', 'width'), [('small', 64), ('torchvision', 512)])
 def test_the_tool_from_photos_to_tables(network, width, shared_data, tmp_path, capsys, request):
     root = shared_data / 'VOCdevkit_subset100/VOC2007'

@@ -114,6 +114,10 @@ set_up() {
     local pip=("$venv/bin/uv" pip install --python "$python" --no-deps)
     install "${pip[@]}" "${locks[@]/#/--requirement=}"
     install "${pip[@]}" --no-build-isolation --editable .
+    # Else, where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start of Python does
+    # it anew. Not everything in there can be compiled: packages carry templates, for instance.
+    say "compiling the packages"
+    "$python" -m compileall -q -j 0 "$venv/lib" &>/dev/null || true
 
     fingerprint >"$unfinished"
     mv "$unfinished" "$stamp"

@@ -10,7 +10,7 @@ from .settings import SEED_RANGE, check_number
 
 
 class OnlineConstrainedKMeans(nn.Module):
-    r"""Clusters a stream of unit vectors, one pass per epoch, no cluster below a minimum size.
+    r"""Clusters a stream of unit vectors; pushes sizes towards a lower bound, on average.
 
     Qian et al., "Unsupervised Visual Representation Learning by Online Constrained K-Means", CVPR
     2022. With similarities :math:`x \cdot c_k`, dual variables :math:`\rho` and, in the batch,

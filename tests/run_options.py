@@ -1,0 +1,89 @@
+"""How the tests are run: a plugin of pytest, of which tools/run_tests.sh makes use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser):
+    parser.addoption('--quick', action='store_true', help='leave out the tests marked slow')
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One process per usable core, but no more than named files; for a single file, none."""
+    names = [Path(argument.split('::')[0]) for argument in config.args]
+    if all(path.is_file() for path in names):
+        return min(usable_cores(), len(names)) if len(names) > 1 else 0
+    return usable_cores()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Slow tests first: several processes then end at nearly the same time."""
+    items.sort(key=is_quick)
+    if config.option.quick:
+        slow = [item for item in items if not is_quick(item)]
+        config.hook.pytest_deselected(items=slow)
+        config.stash[LEFT_OUT] = len(slow)
+        items[:] = items[len(slow) :]
+
+
+def is_quick(item):
+    return item.get_closest_marker('slow') is None
+
+
+def pytest_sessionfinish(session):
+    """A process of pytest-xdist hands its number on to the one that reports."""
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['left_out'] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    output = getattr(node, 'workeroutput', {})  # without it, the process has crashed
+    if 'left_out' in output:
+        node.config.stash[LEFT_OUT] = output['left_out']
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.option.quick:
+        number = config.stash.get(LEFT_OUT, 0)
+        everything = 'bash tools/run_tests.sh'
+        terminalreporter.write_line(f'--quick left out {number} slow tests; all: {everything}')
+
+
+def usable_cores(root: Path = Path('/')) -> int:
+    """Those of the affinity, or fewer where a control group (a container, a job) has a quota."""
+    return max(1, int(min([len(os.sched_getaffinity(0)), *quotas(root)])))
+
+
+def quotas(root: Path) -> Iterator[float]:
+    """Cores that the CPU quotas of this process's control groups allow, versions 1 and 2."""
+    groups = root / 'proc/self/cgroup'
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, controllers, path = line.split(':', 2)
+        if controllers and 'cpu' not in controllers.split(','):
+            continue
+        mount = root / 'sys/fs/cgroup' / ('cpu' if controllers else '')
+        group = mount / path.lstrip('/')
+        # A container may see its group at the mount itself, and any group above may have a quota.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount):
+                yield from quota(folder)
+
+
+def quota(folder: Path) -> Iterator[float]:
+    """Microseconds of CPU time by microseconds of a period, if the folder has a limit."""
+    if (folder / 'cpu.max').is_file():
+        limit, period = (folder / 'cpu.max').read_text().split()
+    elif (folder / 'cpu.cfs_quota_us').is_file():
+        limit = (folder / 'cpu.cfs_quota_us').read_text()
+        period = (folder / 'cpu.cfs_period_us').read_text()
+    else:
+        return
+    if limit != 'max' and int(limit) > 0:
+        yield int(limit) / int(period)
