@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 from mmcoke.messages import shown
 from mmcoke.registry import DATASETS, TRANSFORMS
 
-from .listing import Listing, list_images, read_lines, split_label
+from .listing import Listing, list_images, numbered_lines, split_label
 from .reading import EXTENSIONS, UnreadableImageError, check_size, opened, read_image
 
 
@@ -58,21 +58,21 @@ class CustomDataset(_CustomDataset):
 
     def _read_list(self) -> list[tuple[str, int | None]]:
         """Images and labels of ``ann_file``."""
-        lines = read_lines(self.ann_file)
-        samples = [split_label(line) for line in lines]
+        lines = numbered_lines(self.ann_file)
+        samples = [split_label(line) for _, line in lines]
         if self.with_label is None:
             self.with_label = all(label is not None for _, label in samples)
         if self.with_label:
-            for line, (_, label) in zip(lines, samples, strict=True):
+            for (number, line), (_, label) in zip(lines, samples, strict=True):
                 if label is None:
                     raise ValueError(
-                        f'{self.ann_file} has a line without an integer label: {shown(line)!r}. '
+                        f"Line {number} of {self.ann_file} has no integer label: '{shown(line)}'. "
                         'Complete it, or set with_label=False.'
                     )
             return samples
         return [
             (name if self.is_valid_file(name) else line, None)
-            for line, (name, _) in zip(lines, samples, strict=True)
+            for (_, line), (name, _) in zip(lines, samples, strict=True)
         ]
 
     def _find_samples(self) -> list[tuple[str, int | None]]:
@@ -179,7 +179,7 @@ class LoadImageFromFile(_LoadImageFromFile):
     def decode(self, content: bytes) -> np.ndarray:
         """Pixels as mmcv decodes them; of no more than the reader allows."""
         with suppress(UnidentifiedImageError), opened(content) as image:
-            check_size(image)
+            check_size(*image.size)
         flag, backend = self.color_type, self.imdecode_backend
         image = mmcv.imfrombytes(content, flag=flag, backend=backend)
         assert image is not None

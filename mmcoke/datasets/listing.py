@@ -214,21 +214,26 @@ class Walk:
 # ---- list files
 
 
-def read_lines(path: str, *, backend_args: dict | None = None) -> list[str]:
-    """Lines of a text file that are not blank, as they are written by any system.
+def read_lines(path: str | Path) -> list[str]:
+    """Lines of a text file that are not blank; see :func:`numbered_lines`."""
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
+    """Lines of a text file that are not blank, with their numbers, as any system writes them.
 
     A byte-order mark is no part of the first line, nor a carriage return of any; names that are not
     UTF-8 are kept as the file system has them.
 
     Args:
         path: of a file, or an address that mmengine's backends open.
-        backend_args: see ``mmengine.fileio.get``.
     """
-    content = fileio.get(os.fspath(path), backend_args=backend_args)
+    content = fileio.get(os.fspath(path))
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = content.decode('utf-16' if is_wide else 'utf-8-sig', 'surrogateescape')
     # Not splitlines: names may hold what it takes for the end of a line.
-    return [line.strip() for line in text.split('\n') if line.strip()]
+    lines = enumerate(map(str.strip, text.split('\n')), 1)
+    return [(number, line) for number, line in lines if line]
 
 
 def split_label(line: str) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmcoke.datasets.listing import list_images, read_lines, split_label, write_list
+from mmcoke.datasets.listing import list_images, numbered_lines, split_label, write_list
 from mmcoke.messages import shown, some
 
 from .report import DOWNLOADS, DataError, Report
@@ -142,13 +142,15 @@ def label_problems(lines: Lines, split: Split, spec: ListedSet) -> Iterable[Data
 
 def read_list(path: Path) -> Lines:
     """Lines of a list file: a path, a blank, a label."""
-    lines = [split_label(line) for line in read_lines(path)]
-    for line, label in lines:
+    lines = []
+    for number, line in numbered_lines(path):
+        name, label = split_label(line)
         if label is None or label < 0:
             raise DataError(
-                f'A line of {path} is not an image and a label: {shown(line)[:80]!r}.',
+                f"Line {number} of {path} is not an image and a label: '{shown(line)[:80]}'.",
                 'Remove the file, and this check makes it anew if it can.',
             )
+        lines.append((name, label))
     return lines
 
 
