@@ -287,7 +287,9 @@ def test_list_files_are_read_as_any_system_writes_them(listed, tmp_path, kind):
         assert not any('gt_label' in row for row in rows)
     for with_label in (True, None):
         rows = listed(write(LABELLED), with_label=with_label)
-        assert [(r['img_path'], r['gt_label']) for r in rows] == list(zip(paths, LABELS, strict=True))
+        assert [(r['img_path'], r['gt_label']) for r in rows] == list(
+            zip(paths, LABELS, strict=True)
+        )
     assert 'gt_label' not in listed(write(LINES), with_label=None)[0]
 
 
