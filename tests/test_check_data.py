@@ -454,20 +454,22 @@ def test_images_without_labels_are_complete(image_folder, tmp_path):
 
 
 def test_a_folder_without_images_says_which_files_count(root, look):
-    (root / 'a.webp').write_text('')
-    assert 'There is no image' in problems(look('folder'))
-    assert '.jpeg' in problems(look('folder'))
+    (root / 'a.heic').write_text('')
+    found = problems(look('folder'))
+    assert 'There is no image' in found
+    assert '.jpeg' in found and '1 .heic (not decoded)' in found
 
 
 def test_class_folders_that_are_empty_or_in_one_split_only_are_named(root, look):
     fill(root)
     (root / 'train/empty').mkdir()
+    save_image(root / 'train/other/0.png')
     save_image(root / 'train/beside.png')
     report = look('folder')
     assert 'train: 1 images beside the class folders, seen without labels only' in report.facts
-    first, second = report.problems
-    assert '1 class folders of' in first.what and first.what.endswith('have no image: empty.')
-    assert 'val lacks 1 class folders that another split has: empty' in second.what
+    assert 'train: 1 folders without an image, which are no classes: empty' in report.facts
+    (problem,) = report.problems
+    assert 'val lacks 1 class folders that another split has: other' in problem.what
 
 
 # ---- the tool

@@ -37,7 +37,7 @@ ROOMS = {
     'zoo': {*FLOOR, 'weights'},
     'features': {*FLOOR, 'weights', 'datasets', 'models', 'zoo'},
     'evaluation': {*FLOOR, 'clustering', 'weights', 'datasets', 'features'},
-    'reporting': {*FLOOR, 'clustering'},
+    'reporting': {*FLOOR, 'clustering', 'datasets'},
     'engine': {
         *FLOOR,
         'clustering',

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from mmcoke.datasets.check import CHECKS, Report, check_data
+from mmcoke.messages import shown
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,11 +37,12 @@ def parse_args() -> argparse.Namespace:
 
 def show(report: Report, console: Console) -> None:
     """Facts, then problems with their remedies."""
-    console.print(escape(f'{report.name} in {report.root}'))
+    console.print(escape(f'{report.name} in {shown(report.root)}'))
     for fact in report.facts:
-        console.print(escape(f'  {fact}'))
+        console.print(escape(f'  {shown(fact)}'))
     for problem in report.problems:
-        console.print(f'  [red]wrong:[/] {escape(problem.what)}\n    fix: {escape(problem.remedy)}')
+        what, remedy = (escape(shown(text)) for text in (problem.what, problem.remedy))
+        console.print(f'  [red]wrong:[/] {what}\n    fix: {remedy}')
     if not report.problems:
         console.print('  [green]complete[/]')
 

@@ -1,8 +1,9 @@
 """Data sets and transforms that configs can name."""
 
-from .folder import CustomDataset, LoadImageFromFile, UnreadableImageError
+from .folder import CustomDataset, LoadImageFromFile
 from .in_memory import InMemoryImages
 from .lighting import Lighting
+from .reading import UnreadableImageError, read_image
 from .samplers import ClusterUniformSampler, ReplacementSampler, TruncatedSampler
 from .wrappers import ConcatDataset
 
@@ -16,4 +17,5 @@ __all__ = [
     'ReplacementSampler',
     'TruncatedSampler',
     'UnreadableImageError',
+    'read_image',
 ]

@@ -1,57 +1,143 @@
 """Folders of images, with errors that help."""
 
 import logging
-from pathlib import Path
+import os
+from contextlib import suppress
+from functools import cache
 
+import cv2
+import mmcv
+import numpy as np
 from mmcv.transforms import LoadImageFromFile as _LoadImageFromFile
+from mmengine import fileio
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset as _CustomDataset
+from PIL import UnidentifiedImageError
 
-from mmcoke.messages import describe
+from mmcoke.messages import shown
 from mmcoke.registry import DATASETS, TRANSFORMS
+
+from .listing import Listing, list_images, numbered_lines, split_label
+from .reading import EXTENSIONS, UnreadableImageError, check_size, opened, read_image
 
 
 @DATASETS.register_module()
 class CustomDataset(_CustomDataset):
-    """mmpretrain's CustomDataset that says what to do about a missing or empty folder.
+    """mmpretrain's CustomDataset with the files that all tools see; it says what to do about a
+    missing or empty folder.
 
     For unlabelled images: ``dict(type='CustomDataset', data_root='my/images', with_label=False)``.
-    All arguments are mmpretrain's.
+    Which files count says :func:`~mmcoke.datasets.listing.list_images`; a line in the log says what
+    was passed over. The order is mmpretrain's; an empty folder is no class.
+
+    Args:
+        with_label: whether images have labels: their class folders, or those in ``ann_file``. None:
+            if all have. In a list without labels, those that are there nevertheless are dropped.
+        extensions: endings of the files that are images; those that can be decoded by default.
+            Other arguments are mmpretrain's.
 
     Raises:
-        ValueError: if the folder does not exist, or holds no image with a known extension.
+        ValueError: if the folder does not exist, holds no image, or none in a class folder where
+            labels are asked for; if a line of ``ann_file`` lacks its label.
     """
 
-    def _find_samples(self) -> list:
+    def __init__(self, *args, extensions=EXTENSIONS, **kwargs) -> None:
+        super().__init__(*args, extensions=extensions, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """One record per image."""
+        samples = self._read_list() if self.ann_file else self._find_samples()
+        # Known beforehand: to infer it takes longer than to join two names.
+        backend = fileio.get_file_backend(self.img_prefix, enable_singleton=True)
+        records = []
+        for name, label in samples:
+            record = dict(img_path=backend.join_path(self.img_prefix, name))
+            records.append(record if label is None else dict(record, gt_label=label))
+        return records
+
+    def _read_list(self) -> list[tuple[str, int | None]]:
+        """Images and labels of ``ann_file``."""
+        lines = numbered_lines(self.ann_file)
+        samples = [split_label(line) for _, line in lines]
+        if self.with_label is None:
+            self.with_label = all(label is not None for _, label in samples)
+        if self.with_label:
+            for (number, line), (_, label) in zip(lines, samples, strict=True):
+                if label is None:
+                    raise ValueError(
+                        f"Line {number} of {self.ann_file} has no integer label: '{shown(line)}'. "
+                        'Complete it, or set with_label=False.'
+                    )
+            return samples
+        return [
+            (name if self.is_valid_file(name) else line, None)
+            for (_, line), (name, _) in zip(lines, samples, strict=True)
+        ]
+
+    def _find_samples(self) -> list[tuple[str, int | None]]:
+        """Images and labels of the folder."""
+        listing = self._list_folder()
+        if self.with_label is None:
+            self.with_label = listing.is_labelled
+        if not self.with_label:
+            say(listing.note())
+            return [(name, None) for name in listing.images]
+        if beside := len(listing.images) - len(listing.by_class):
+            listing.passed_over['images', 'beside the class folders, so without a label'] += beside
+        say(listing.note())
+        self.folder_to_idx = {name: i for i, name in enumerate(self._class_folders(listing))}
+        return [(name, self.folder_to_idx[name.split('/', 1)[0]]) for name in listing.by_class]
+
+    def _list_folder(self) -> Listing:
         folder = self.img_prefix
-        if '://' not in folder and not Path(folder).is_dir():
+        if '://' not in folder and not os.path.isdir(folder):
             raise ValueError(
                 f'There is no image folder {folder!r}. Put the images there, or name the '
                 'folder: --cfg-options train_dataloader.dataset.data_root=/path/to/images'
             )
-        try:
-            return super()._find_samples()
-        except RuntimeError as error:
+        listing = list_images(folder, self.extensions)
+        if not listing.images:
             raise ValueError(
                 f'There is no image in {folder!r} or the folders below it. Files count that end '
-                f'in {", ".join(sorted(self.extensions))}; other endings: set dataset.extensions.'
-            ) from error
+                f'in {", ".join(sorted(self.extensions))}; other endings: set dataset.extensions. '
+                f'{listing.note()}'.rstrip()
+            )
+        if self.with_label and not listing.classes:
+            raise ValueError(
+                f'No image in {folder!r} lies in a class folder. Sort them into a folder per '
+                'class, or set with_label=False.'
+            )
+        return listing
+
+    def _class_folders(self, listing: Listing) -> list[str]:
+        """Classes in the order of their labels; those that the user has named may be empty."""
+        if self.CLASSES is None:
+            self._metainfo['classes'] = tuple(listing.classes)
+            return listing.classes
+        for classes in (listing.classes, sorted([*listing.classes, *listing.empty])):
+            if len(classes) == len(self.CLASSES):
+                return classes
+        raise ValueError(
+            f'metainfo names {len(self.CLASSES)} classes, but {self.img_prefix!r} has images in '
+            f'{len(listing.classes)} folders. Correct metainfo, or leave it out.'
+        )
 
 
-class UnreadableImageError(ValueError):
-    """An image file that cannot be decoded.
-
-    A data loader re-raises a worker's exception with the worker's whole traceback as its message;
-    of that, only the last part is kept.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())
+@cache
+def say(line: str) -> None:
+    """Log a line, once, on the main process."""
+    if line and is_main_process():
+        print_log(line, logger='current')
 
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(_LoadImageFromFile):
-    """mmcv's LoadImageFromFile that names the file it cannot read, and the remedy.
+    """mmcv's LoadImageFromFile with the reader of all tools; it names the file it cannot read.
+
+    By default, and for ``color_type='grayscale'``, an image is what
+    :func:`~mmcoke.datasets.reading.read_image` makes of it. Another ``color_type`` or
+    ``imdecode_backend`` is left to mmcv, such as ``'unchanged'`` for 16-bit values as they are.
 
     Args:
         ignore_empty: skip unreadable files with a warning (the data set draws another sample)
@@ -62,17 +148,39 @@ class LoadImageFromFile(_LoadImageFromFile):
     """
 
     def transform(self, results: dict) -> dict | None:
-        ignore_empty, self.ignore_empty = self.ignore_empty, False
+        """Adds ``img``, ``img_shape`` and ``ori_shape``."""
         try:
-            return super().transform(results)
-        except Exception as error:
-            message = f'Cannot read the image {results["img_path"]!r} ({describe(error)}).'
-            if not ignore_empty:
+            image = self.read(results['img_path'])
+        except UnreadableImageError as error:
+            if not self.ignore_empty:
                 raise UnreadableImageError(
-                    f'{message} Repair or remove this file, or set ignore_empty=True in '
-                    'LoadImageFromFile of the train pipeline to skip such files; then resume.'
+                    f'{error} Repair this file, or set ignore_empty=True in LoadImageFromFile of '
+                    'the train pipeline to skip such files; then resume.'
                 ) from None
-            print_log(f'{message} It is skipped.', logger='current', level=logging.WARNING)
+            print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
             return None
-        finally:
-            self.ignore_empty = ignore_empty
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def read(self, path: str) -> np.ndarray:
+        """Pixels of a file: BGR or grey, or what mmcv makes of it where it was asked for."""
+        if self.imdecode_backend != 'cv2' or self.color_type not in ('color', 'grayscale'):
+            return read_image(path, get=self.get, decode=self.decode)
+        image = read_image(path, get=self.get)
+        return image if self.color_type == 'color' else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+    def get(self, path: str) -> bytes:
+        """Content of a file."""
+        if self.file_client_args is not None:
+            return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
+        return fileio.get(path, backend_args=self.backend_args)
+
+    def decode(self, content: bytes) -> np.ndarray:
+        """Pixels as mmcv decodes them; of no more than the reader allows."""
+        with suppress(UnidentifiedImageError), opened(content) as image:
+            check_size(*image.size)
+        flag, backend = self.color_type, self.imdecode_backend
+        image = mmcv.imfrombytes(content, flag=flag, backend=backend)
+        assert image is not None
+        return image

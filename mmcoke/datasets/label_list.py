@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmcoke.files import write_text
-
 from .folder import CustomDataset
+from .listing import read_lines, write_list
 
 
 def write_label_list(
@@ -41,11 +40,10 @@ def write_label_list(
     if names is None:
         chosen = draw(images, percent / 100, seed)
     else:
-        chosen = find(images, Path(names).read_text().split(), names)
+        chosen = find(images, read_lines(names), names)
     path = Path(root) / 'meta' / f'train_{percent:g}percent.txt'
-    lines = [f'{image} {images[image]}\n' for image in chosen]
-    write_text(path, ''.join(lines))
-    return path, len(lines)
+    write_list(path, [(image, images[image]) for image in chosen])
+    return path, len(chosen)
 
 
 def draw(images: dict[str, int], share: float, seed: int) -> list[str]:

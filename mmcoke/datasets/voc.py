@@ -12,6 +12,8 @@ from mmengine.dataset import BaseDataset
 
 from mmcoke.messages import some
 
+from .listing import read_lines
+
 CLASSES = (
     'aeroplane',
     'bicycle',
@@ -109,7 +111,7 @@ def read_split(root: Path, name: str) -> Split:
     ids = read_ids(root, name)
     columns = []
     for class_name in CLASSES:
-        target_by_id = dict(read_lines(class_list(root, class_name, name)))
+        target_by_id = dict(read_words(class_list(root, class_name, name)))
         columns.append([TARGETS[target_by_id[image_id]] for image_id in ids])
     return Split([str(image_path(root, image_id)) for image_id in ids], np.array(columns).T)
 
@@ -140,7 +142,7 @@ def split_problems(root: Path, name: str) -> list[str]:
 
 def list_problem(path: Path, ids: list[str]) -> str | None:
     """What is wrong with the list of a class, if anything is."""
-    lines = read_lines(path)
+    lines = read_words(path)
     for number, line in enumerate(lines, 1):
         if len(line) != 2 or line[1] not in TARGETS:
             return (
@@ -158,12 +160,12 @@ def list_problem(path: Path, ids: list[str]) -> str | None:
 
 def read_ids(root: Path, name: str) -> list[str]:
     """Images of a part, in the order of its list."""
-    return [line[0] for line in read_lines(root / f'ImageSets/Main/{name}.txt')]
+    return [line[0] for line in read_words(root / f'ImageSets/Main/{name}.txt')]
 
 
-def read_lines(path: Path) -> list[list[str]]:
+def read_words(path: Path) -> list[list[str]]:
     """Words of each line that has some."""
-    return [line.split() for line in path.read_text().splitlines() if line.strip()]
+    return [line.split() for line in read_lines(path)]
 
 
 def class_list(root: Path, class_name: str, name: str) -> Path:

@@ -1,29 +1,26 @@
 """Features of images, from a name of the model zoo or from a config and a checkpoint."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import DefaultScope
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmcoke import zoo
-from mmcoke.datasets import CustomDataset, UnreadableImageError
+from mmcoke.datasets import CustomDataset, UnreadableImageError, read_image, reading
 from mmcoke.features.backbones import FrozenNetwork, load_frozen, read_config
 from mmcoke.features.extraction import view_of
 from mmcoke.features.plain_images import center_crop
 from mmcoke.features.store import FEATURES, full_precision, maps_of
-from mmcoke.messages import describe
 
 __all__ = ['FeatureExtractor', 'FolderFeatures', 'image_files']
 
@@ -240,28 +237,38 @@ def check_layout(images: np.ndarray | Tensor) -> None:
 def pixels_of(image: Any) -> np.ndarray:
     """Pixels of an image of any kind, uint8 (H, W, 3) in RGB or (H, W); a copy."""
     if isinstance(image, str | Path):
-        return read_image(image)
+        return read_file(image)
     if isinstance(image, Image.Image):
-        # Turned as its EXIF data say, as files are.
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+        return read_pillow(image)
     check_layout(image[None])
     return np.array(image.cpu().numpy() if isinstance(image, Tensor) else image)
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Pixels of a file in RGB, uint8 (H, W, 3), decoded as for training.
+def read_file(path: str | Path) -> np.ndarray:
+    """Pixels of a file in RGB, uint8 (H, W, 3), as for training.
 
     Raises:
         UnreadableImageError: if it is not there or no image.
     """
     try:
-        return mmcv.imread(os.fspath(path), channel_order='rgb')
-    # cv2 has errors of many kinds; for what it cannot decode, mmcv's next step fails.
-    except Exception as error:
-        reason = 'empty, truncated or not an image' if isinstance(error, cv2.error) else None
+        return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
+    except UnreadableImageError as error:
         raise UnreadableImageError(
-            f'Cannot read the image {str(path)!r} ({reason or describe(error)}). Repair or remove '
-            'this file, or leave it out of the list.'
+            f'{error} Repair or remove this file, or leave it out of the list.'
+        ) from None
+
+
+def read_pillow(image: Image.Image) -> np.ndarray:
+    """Pixels of a Pillow image in RGB, uint8 (H, W, 3); those of its file.
+
+    Raises:
+        UnreadableImageError: if the file would be refused.
+    """
+    try:
+        return np.array(reading.pixels_of(image))
+    except Exception as error:
+        raise UnreadableImageError(
+            f'Cannot read a Pillow image ({reading.reason_of(error)}).'
         ) from None
 
 

@@ -44,15 +44,14 @@ def center_crop(size: int = 224) -> list[dict]:
 
 
 def folder_images(network: FrozenNetwork, root: str | Path, *, size: int = 224) -> Dataset:
-    """The images below a folder, cropped; labelled by its subfolders, if it has any.
+    """The images below a folder, cropped; labelled if every one lies in a class folder.
 
     Raises:
         ValueError: if there are none.
     """
-    has_classes = any(path.is_dir() for path in Path(root).glob('*'))
     pipeline = feature_pipeline(network, center_crop(size))
     with DefaultScope.overwrite_default_scope('mmcoke'):
-        return CustomDataset(data_root=str(root), with_label=has_classes, pipeline=pipeline)
+        return CustomDataset(data_root=str(root), with_label=None, pipeline=pipeline)
 
 
 def config_images(

@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+import cv2
+from PIL import Image
 from torch import Tensor
+
+from mmcoke.datasets import read_image
+from mmcoke.messages import shown
 
 from .report import write_page
 
@@ -39,6 +43,7 @@ def write_gallery(
         progress: wraps the iterable of clusters, such as ``rich.progress.track``.
 
     Raises:
+        UnreadableImageError: if a photo cannot be read.
         ValueError: if the numbers of photos, labels and similarities differ.
     """
     # What all have in common is nobody's business who gets the page.
@@ -48,7 +53,7 @@ def write_gallery(
             size=len(members),
             photos=[
                 dict(
-                    name=os.path.relpath(photos[row], root),
+                    name=shown(os.path.relpath(photos[row], root)),
                     similarity=similarity[row].item(),
                     thumbnail=thumbnail_uri(photos[row]),
                 )
@@ -74,8 +79,7 @@ def ranked(label: Tensor, similarity: Tensor, num_photos: int) -> list[list[int]
 
 def thumbnail_uri(path: Path) -> str:
     """A small JPEG of an image file, turned as its EXIF data say, as a data URI."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image).convert('RGB')
+    image = Image.fromarray(cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB))
     # Panoramas are not much wider than others.
     image.thumbnail((6 * HEIGHT, 2 * HEIGHT))
     stream = io.BytesIO()

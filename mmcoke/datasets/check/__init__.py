@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mmcoke.files import write_text
-from mmcoke.messages import some
+from mmcoke.messages import shown, some
 
 from .cifar import check_cifar
 from .folder import check_folder
@@ -79,7 +79,7 @@ def check_readable(report: Report, notes: Path, **options) -> None:
     listing = notes / f'{report.name}_unreadable.txt'
     listing.unlink(missing_ok=True)
     if unreadable:
-        lines = [f'{path}: {reason}' for path, reason in unreadable.items()]
+        lines = [f'{shown(path)}: {reason}' for path, reason in unreadable.items()]
         write_text(listing, '\n'.join(lines) + '\n')
         report.problems.append(
             DataError(

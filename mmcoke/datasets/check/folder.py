@@ -1,55 +1,54 @@
 """Any folder of images."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
+from mmcoke.datasets.listing import Listing, list_images
+from mmcoke.datasets.reading import EXTENSIONS
 from mmcoke.messages import some
 
 from .report import DataError, Report
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
-"""Of the files that mmpretrain's data sets take for images, whatever their case."""
+SPLITS = ('test', 'train', 'val')
 
 
 def check_folder(report: Report) -> None:
     """Images in class folders, with or without ``train`` and ``val`` above them, or unlabelled."""
-    names = [name for name in class_folders(report.root) if name in ('train', 'val', 'test')]
-    folders = [report.root / name for name in names] or [report.root]
+    folders = [report.root / name for name in SPLITS if (report.root / name).is_dir()]
     classes = {}
-    for folder in folders:
-        images = find_images(folder)
-        if not images:
+    for folder in folders or [report.root]:
+        listing = list_images(folder)
+        if not listing.images:
             raise DataError(
                 f'There is no image in {folder} or the folders below it.',
-                f'Files count whose names end in {", ".join(EXTENSIONS)}.',
+                f'Files count whose names end in {", ".join(EXTENSIONS)}. {listing.note()}'.strip(),
             )
-        report.images += [f'{folder}/{name}' for name in images]
-        counts = Counter(name.split('/')[0] for name in images if '/' in name)
-        classes[folder.name] = class_folders(folder)
-        describe_folder(report, folder, len(images), counts)
+        report.images += [f'{folder}/{name}' for name in listing.images]
+        classes[folder.name] = listing.classes
+        describe_folder(report, folder.name, listing)
     check_same_classes(report, classes)
 
 
-def describe_folder(report: Report, folder: Path, num_images: int, counts: Counter) -> None:
-    """Facts and problems of a folder with this many images in each class folder."""
-    classes = class_folders(folder)
-    smallest = f', {min(counts.values()):,} to {max(counts.values()):,} in each' if counts else ''
-    kind = f' in {len(classes):,} class folders{smallest}' if classes else ', without labels'
-    report.facts.append(f'{folder.name}: {num_images:,} images{kind}')
-    beside = num_images - counts.total()
-    if classes and beside:
+def describe_folder(report: Report, name: str, listing: Listing) -> None:
+    """Facts about a folder of images."""
+    classes = listing.classes
+    counts = Counter(image.split('/', 1)[0] for image in listing.by_class).values()
+    kind = ', without labels'
+    if classes:
+        smallest = f'{min(counts):,} to {max(counts):,} in each'
+        kind = f' in {len(classes):,} class folders, {smallest}'
+    report.facts.append(f'{name}: {len(listing.images):,} images{kind}')
+    if classes and (beside := len(listing.images) - sum(counts)):
         report.facts.append(
-            f'{folder.name}: {beside:,} images beside the class folders, seen without labels only'
+            f'{name}: {beside:,} images beside the class folders, seen without labels only'
         )
-    if empty := [name for name in classes if not counts[name]]:
-        report.problems.append(
-            DataError(
-                f'{len(empty):,} class folders of {folder} have no image: {some(empty)}.',
-                'Fill or remove them: each folder counts as a class.',
-            )
+    if listing.empty:
+        report.facts.append(
+            f'{name}: {len(listing.empty):,} folders without an image, which are no classes: '
+            f'{some(listing.empty)}'
         )
+    if note := listing.note():
+        report.facts.append(note.rstrip('.'))
 
 
 def check_same_classes(report: Report, classes: dict[str, Sequence[str]]) -> None:
@@ -65,22 +64,3 @@ def check_same_classes(report: Report, classes: dict[str, Sequence[str]]) -> Non
                     'Complete the split, or remove these classes from the others.',
                 )
             )
-
-
-def find_images(folder: Path) -> list[str]:
-    """Images in a folder and those below it, as paths relative to it, in order."""
-    found = []
-    for parent, _, files in os.walk(folder, followlinks=True):
-        below = Path(parent).relative_to(folder)
-        found += [(below / file).as_posix() for file in files if is_image(file)]
-    return sorted(found)
-
-
-def is_image(file: str) -> bool:
-    """Whether a file's name is that of an image."""
-    return file.lower().endswith(EXTENSIONS)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Folders in a folder, in the order that gives them their labels."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())

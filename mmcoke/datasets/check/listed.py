@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmcoke.files import write_text
-from mmcoke.messages import some
+from mmcoke.datasets.listing import list_images, numbered_lines, split_label, write_list
+from mmcoke.messages import shown, some
 
-from .folder import class_folders, find_images
 from .report import DOWNLOADS, DataError, Report
 
 Lines = list[tuple[str, int]]
@@ -63,7 +62,7 @@ def check_listed(report: Report, spec: ListedSet) -> dict[str, Lines]:
     for split in spec.splits:
         try:
             lines, is_new = read_or_make(report.root, split, spec)
-            present = set(find_images(report.root / split.images))
+            present = set(list_images(report.root / split.images).images)
         except DataError as error:
             report.problems.append(error)
             continue
@@ -76,7 +75,7 @@ def check_listed(report: Report, spec: ListedSet) -> dict[str, Lines]:
         if not problems:
             complete[split.name] = lines
             if is_new:
-                write_list(report, split.list_file, lines)
+                write_split(report, split.list_file, lines)
     return complete
 
 
@@ -144,23 +143,22 @@ def label_problems(lines: Lines, split: Split, spec: ListedSet) -> Iterable[Data
 def read_list(path: Path) -> Lines:
     """Lines of a list file: a path, a blank, a label."""
     lines = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        name, _, label = line.rstrip().rpartition(' ')
-        if not (name and label.isdecimal()):
+    for number, line in numbered_lines(path):
+        name, label = split_label(line)
+        if label is None or label < 0:
             raise DataError(
-                f'Line {number} of {path} is not an image and a label: {line[:80]!r}.',
+                f"Line {number} of {path} is not an image and a label: '{shown(line)[:80]}'.",
                 'Remove the file, and this check makes it anew if it can.',
             )
-        lines.append((name.rstrip(), int(label)))
+        lines.append((name, label))
     return lines
 
 
-def write_list(report: Report, name: str, lines: Lines) -> None:
+def write_split(report: Report, name: str, lines: Lines) -> None:
     """Write a list file whole; a folder that cannot be written to is a problem."""
     path = report.root / name
     try:
-        content = ''.join(f'{image} {label}\n' for image, label in lines)
-        write_text(path, content)
+        write_list(path, lines)
     except OSError as error:
         remedy = f'Make {path.parent} writable, or link the data into a folder that is.'
         report.problems.append(DataError(f'Cannot write {path} ({error.strerror}).', remedy))
@@ -174,20 +172,16 @@ def write_list(report: Report, name: str, lines: Lines) -> None:
 def from_folders(root: Path, split: Split) -> Lines:
     """Each folder is a class; the order is that of mmpretrain's ``CustomDataset``."""
     folder = root / split.images
-    classes = class_folders(folder)
-    if not classes:
+    listing = list_images(folder)
+    if not listing.classes:
         raise DataError(
-            f'{folder} has no class folders, so its {len(find_images(folder)):,} images have no '
-            'labels.',
+            f'{folder} has no class folders, so its {len(listing.images):,} images have no labels.',
             f'Sort them into a folder per class, or write {root / split.list_file} with an image '
             "and its label per line. For ImageNet, torchvision.datasets.ImageNet(root, 'val') "
             'sorts ILSVRC2012_img_val.tar beside ILSVRC2012_devkit_t12.tar.gz.',
         )
-    return [
-        (f'{name}/{image}', label)
-        for label, name in enumerate(classes)
-        for image in find_images(folder / name)
-    ]
+    label = {name: row for row, name in enumerate(listing.classes)}
+    return [(image, label[image.split('/', 1)[0]]) for image in listing.by_class]
 
 
 def from_annotations(root: Path, split: Split) -> Lines:

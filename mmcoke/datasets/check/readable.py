@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from mmcoke.datasets.reading import UnreadableImageError, read_image
 from mmcoke.files import read_json, write_text
 
 BATCH = 64
@@ -33,19 +32,11 @@ class Decoded(Dataset):
 
 
 def decode_problem(path: str) -> str:
-    """Why PIL cannot decode a file; '' if it can."""
+    """Why a file cannot be read for training and all else; '' if it can."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # strange EXIF data, which nobody reads
-            with Image.open(path) as image:
-                image.convert('RGB')
-    # Damaged files raise nearly anything.
-    except Exception as error:
-        if isinstance(error, FileNotFoundError):
-            return 'the file is absent'
-        if os.path.getsize(path) == 0:
-            return 'the file is empty'
-        return 'not an image' if 'cannot identify' in str(error) else str(error)
+        read_image(path)
+    except UnreadableImageError as error:
+        return error.reason
     return ''
 
 
@@ -68,7 +59,7 @@ def find_unreadable(
     Returns:
         What is wrong, by path, in the order of ``paths``.
     """
-    key = hashlib.sha256('\n'.join(paths).encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode('\n'.join(paths))).hexdigest()
     done, reasons = read_state(state, key)
     loader = DataLoader(
         Decoded(paths, done), BATCH, num_workers=num_workers, collate_fn=list, shuffle=False
