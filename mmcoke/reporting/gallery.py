@@ -2,12 +2,16 @@
 
 import base64
 import io
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from mmengine.logging import print_log
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from mmcoke.messages import some
 
 from .report import write_page
 
@@ -41,6 +45,7 @@ def write_gallery(
     Raises:
         ValueError: if the numbers of photos, labels and similarities differ.
     """
+    blank: list[Path] = []
     # What all have in common is nobody's business who gets the page.
     root = os.path.commonpath([photo.parent for photo in photos])
     clusters = [
@@ -50,7 +55,7 @@ def write_gallery(
                 dict(
                     name=os.path.relpath(photos[row], root),
                     similarity=similarity[row].item(),
-                    thumbnail=thumbnail_uri(photos[row]),
+                    thumbnail=thumbnail_or_blank(photos[row], blank),
                 )
                 for row in members[:num_shown]
             ],
@@ -58,6 +63,12 @@ def write_gallery(
         for members in progress(ranked(label, similarity, len(photos)))
     ]
     write_page(path, 'gallery.html', title=title, summary=summary, height=HEIGHT, clusters=clusters)
+    if blank:
+        print_log(
+            f'{len(blank):,} photos could not be read again and are blank: {some(blank)}.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def ranked(label: Tensor, similarity: Tensor, num_photos: int) -> list[list[int]]:
@@ -72,12 +83,32 @@ def ranked(label: Tensor, similarity: Tensor, num_photos: int) -> list[list[int]
     return sorted(clusters, key=len, reverse=True)
 
 
+def thumbnail_or_blank(path: Path, blank: list[Path]) -> str:
+    """:func:`thumbnail_uri`; of a photo that is damaged or gone by now a grey square.
+
+    Args:
+        path: of the photo.
+        blank: gets the path if so.
+    """
+    try:
+        return thumbnail_uri(path)
+    # After all the work, nothing about one photo may cost the page.
+    except Exception:
+        blank.append(path)
+        return jpeg_uri(Image.new('RGB', (2 * HEIGHT, 2 * HEIGHT), 'lightgrey'))
+
+
 def thumbnail_uri(path: Path) -> str:
     """A small JPEG of an image file, turned as its EXIF data say, as a data URI."""
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image).convert('RGB')
     # Panoramas are not much wider than others.
     image.thumbnail((6 * HEIGHT, 2 * HEIGHT))
+    return jpeg_uri(image)
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    """An image as a JPEG in a data URI."""
     stream = io.BytesIO()
     image.save(stream, 'JPEG', quality=75)
     return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
