@@ -161,9 +161,14 @@ def test_a_step_with_an_index_outside_the_data_set_is_refused(idx):
     model.refit(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)))
     with pytest.raises(ValueError, match=f'sample_idx runs from {idx} .* 60 samples'):
         model.step(torch.zeros(1, 5), torch.tensor([idx]))
-    model.labels.label[7] = -1
-    with pytest.raises(ValueError, match='1 of 2 samples have no label'):
-        model.step(torch.zeros(2, 5), torch.tensor([6, 7]))
+
+
+def test_samples_that_are_left_out_have_no_label_and_are_in_no_cluster():
+    model = DeepClusterLabeler(60, 4, pca_dim=3)
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    model.refit(x, model.cluster(x), left_out=[7, 20])
+    assert model.step(torch.zeros(2, 5), torch.tensor([7, 20])).tolist() == [-1, -1]
+    assert model.sizes().sum() == 58 and (model.labels.label == -1).sum() == 2
 
 
 @pytest.mark.parametrize('pca_dim', [None, 3])

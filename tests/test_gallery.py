@@ -89,3 +89,19 @@ def test_a_network_is_named_in_one_way(args, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_tool(monkeypatch, tmp_path, *args, '--num-clusters', 2)
     assert 'either the NAME of a model' in capsys.readouterr().err
+
+
+def test_a_photo_that_is_gone_by_now_does_not_cost_the_page(image_folder, tmp_path):
+    photos = sorted(image_folder.rglob('*.jpg'))
+    photos[2].unlink()
+    photos[5].write_bytes(b'no image')
+    label, similarity = torch.zeros(9, dtype=torch.int64), torch.linspace(0, 1, 9)
+    write_gallery(tmp_path / 'x.html', photos, label, similarity, title='x')
+    shown = SOURCE.findall((tmp_path / 'x.html').read_text())
+    assert len(shown) == 9
+    kinds = {}
+    for data, name in shown:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            kinds[name] = len(image.getcolors(1 << 16) or range(100))
+    blank = {str(photos[row].relative_to(image_folder)) for row in (2, 5)}
+    assert {name for name, num_colours in kinds.items() if num_colours == 1} == blank

@@ -224,7 +224,7 @@ def test_an_unreadable_image_is_named(content, num_workers, checkpoint, folder):
     path.unlink() if content is None else path.write_bytes(content)
     extractor = FeatureExtractor(OURS, checkpoint, size=64, num_workers=num_workers)
     with pytest.raises(
-        UnreadableImageError, match=r"^Cannot read the image '.*b/9\.png' \("
+        UnreadableImageError, match=r'^1 of \d+ images cannot be read: .*b/9\.png \('
     ) as info:
         extractor(paths)
     assert 'Traceback' not in str(info.value)

@@ -48,7 +48,7 @@ ROOMS = {
         'evaluation',
         'reporting',
     },
-    'cli': {*FLOOR, 'zoo', 'features', 'evaluation', 'reporting', 'engine'},
+    'cli': {*FLOOR, 'datasets', 'zoo', 'features', 'evaluation', 'reporting', 'engine'},
 }
 """What the files of a room may import from others of mmcoke, lazily or not; docs/design.md, 1."""
 

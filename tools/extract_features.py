@@ -19,11 +19,12 @@ from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke import zoo
-from mmcoke.cli.frozen_network import network_parser, progress_bar, run
+from mmcoke.cli.frozen_network import add_image_options, network_parser, progress_bar, run
 from mmcoke.engine.launch import default_work_dir
 from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.plain_images import config_images, folder_images
-from mmcoke.features.store import FEATURES, extract_to_disk
+from mmcoke.features.store import FEATURES, extract_to_disk, rows_left_out
+from mmcoke.features.unreadable import UNREADABLE
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         metavar='NAME',
         help=f'some of {", ".join(FEATURES)} (pooled)',
     )
-    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
+    add_image_options(parser)
     return parser.parse_args()
 
 
@@ -56,7 +57,7 @@ def extract(args: argparse.Namespace, device: torch.device) -> None:
     out = Path(args.out or Path(default_work_dir(args.config)) / 'features' / data)
     network = load_frozen(cfg, zoo.local_file(args.checkpoint))
     if args.data_root:
-        dataset = folder_images(network, args.data_root, size=args.size)
+        dataset = folder_images(network, args.data_root, size=args.size, cfg=cfg)
     else:
         dataset = config_images(cfg, network, split=args.split, size=args.size)
     arrays = extract_to_disk(
@@ -68,9 +69,14 @@ def extract(args: argparse.Namespace, device: torch.device) -> None:
         num_workers=args.num_workers,
         device=device,
         progress=progress_bar('Extracting'),
+        skip_unreadable=args.skip_unreadable,
     )
-    for name, array in arrays.items() if is_main_process() else ():
+    if not is_main_process():
+        return
+    for name, array in arrays.items():
         print(f'{out / name}.npy  {array.dtype} {array.shape}')
+    if left_out := rows_left_out(out):
+        print(f'{len(left_out):,} images cannot be read; their rows are NaN: {out / UNREADABLE}')
 
 
 @record

@@ -17,8 +17,14 @@ from rich.progress import track
 from torch.nn.functional import normalize
 
 import mmcoke
+from mmcoke.cli.frozen_network import check_arguments
 from mmcoke.clustering import kmeans
+from mmcoke.clustering.kmeans import import_faiss
+from mmcoke.clustering.pseudo_labels import check_num_clusters
+from mmcoke.datasets import UnreadableImageError
 from mmcoke.evaluation.clusterings import spread_samples
+from mmcoke.features.extractor import image_files
+from mmcoke.features.unreadable import UNREADABLE, write_notes
 from mmcoke.reporting.gallery import write_gallery
 
 
@@ -35,6 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--num-shown', type=int, default=40, help='photos per cluster on the page (%(default)s)'
     )
+    parser.add_argument(
+        '--skip-unreadable', action='store_true', help='leave out photos that cannot be read'
+    )
     parser.add_argument('--num-workers', type=int, default=0, help='processes that load photos')
     args = parser.parse_args()
     if bool(args.name) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
@@ -47,7 +56,12 @@ def make_gallery(args: argparse.Namespace) -> None:
     extractor = mmcoke.FeatureExtractor(
         args.name or args.config, args.checkpoint, num_workers=args.num_workers
     )
-    features, photos = extractor(args.folder, tensors=True)
+    try:
+        features, photos = extractor(
+            args.folder, tensors=True, skip_unreadable=args.skip_unreadable
+        )
+    finally:
+        list_unreadable(args.out, extractor)
 
     # 2. Clusters: only the direction of a feature counts, so all become unit vectors.
     x = normalize(features, dim=1)
@@ -71,10 +85,30 @@ def make_gallery(args: argparse.Namespace) -> None:
     print(f'Wrote {args.out}.')
 
 
+def check(args: argparse.Namespace) -> None:
+    """ValueError or ImportError, before the work, for what would fail after it."""
+    check_arguments(args)
+    import_faiss()
+    if Path(args.out).is_dir():
+        raise ValueError(f'{args.out} is a folder. Give --out the name of a page in it.')
+    check_num_clusters(args.num_clusters, len(image_files(args.folder)))
+
+
+def list_unreadable(page: str, extractor: mmcoke.FeatureExtractor) -> None:
+    """Name photos that cannot be read in a file beside the page."""
+    if extractor.unreadable:
+        path = Path(page).with_name(f'{Path(page).stem}_{UNREADABLE}')
+        write_notes(path, extractor.unreadable)
+        print(f'{len(extractor.unreadable):,} photos cannot be read: {path}')
+
+
 def main() -> None:
     args = parse_args()
     try:
+        check(args)
         make_gallery(args)
+    except UnreadableImageError as error:
+        raise SystemExit(f'error: {error} Here that is --skip-unreadable.') from error
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 

@@ -37,6 +37,11 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate from auto_scale_lr.base_batch_size to the actual batch size',
     )
     parser.add_argument(
+        '--skip-unreadable',
+        action='store_true',
+        help='go on without images that cannot be read; unreadable.txt in the work dir names them',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -70,6 +75,8 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     cfg.merge_from_dict(args.cfg_options)
+    if args.skip_unreadable:
+        cfg.custom_hooks = [dict(type='mmcoke.SkipUnreadableHook'), *cfg.get('custom_hooks', [])]
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     return cfg
 

@@ -1,9 +1,10 @@
 """What the tools on frozen networks have in common: arguments, results, and how they end."""
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
+from torch.utils.data import Dataset
 
 from mmcoke import zoo
+from mmcoke.datasets import UnreadableImageError
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
@@ -30,8 +33,18 @@ def frozen_parser(description: str) -> argparse.ArgumentParser:
         '--data-root',
         help="folder with train and val, each with a folder per class (the config's data sets)",
     )
-    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
+    add_image_options(parser)
     return parser
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the tools that crop images of users."""
+    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
+    parser.add_argument(
+        '--skip-unreadable',
+        action='store_true',
+        help='leave out images that cannot be read; unreadable.txt beside the features names them',
+    )
 
 
 def network_parser(description: str, out: str = BENCHMARK_FOLDER) -> argparse.ArgumentParser:
@@ -74,6 +87,23 @@ def network_parser(description: str, out: str = BENCHMARK_FOLDER) -> argparse.Ar
     return parser
 
 
+LEAST = dict(batch_size=1, num_workers=0, size=1, k=1, restarts=1, num_clusters=1, num_shown=0)
+"""Smallest values of arguments, of whichever tool."""
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """ValueError if a number is out of its range; before anything is loaded."""
+    for name, least in LEAST.items():
+        values = getattr(args, name, None)
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            if value is not None and value < least:
+                option = name.replace('_', '-')
+                raise ValueError(f'--{option} must be at least {least}, but is {value}.')
+    temperature = getattr(args, 'temperature', 1.0)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f'--temperature must be positive, but is {temperature}.')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's choices; checkpoint and ``args.out`` become paths."""
     args.checkpoint = zoo.local_file(args.checkpoint)
@@ -85,19 +115,33 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def extract_splits(
-    args: argparse.Namespace, cfg: Config, splits: Iterable[str], device: torch.device
+    args: argparse.Namespace,
+    cfg: Config,
+    splits: Iterable[str],
+    device: torch.device,
+    check: Callable[[Mapping[str, Dataset]], None] = lambda datasets: None,
 ) -> dict[str, LabelledFeatures]:
-    """Features of ``train`` or ``val``; what is in ``args.out`` already is not made again."""
+    """Features of ``train`` or ``val``; what is in ``args.out`` already is not made again.
+
+    Args:
+        args, cfg: of the tool.
+        splits: some of ``train`` and ``val``.
+        device: of the network.
+        check: refuses data sets before anything is extracted.
+    """
     network = load_frozen(cfg, args.checkpoint)
     options = dict(data_root=args.data_root, size=args.size)
+    datasets = {split: split_images(cfg, network, split, **options) for split in splits}
+    check(datasets)
     return labelled_features(
         network,
-        {split: split_images(cfg, network, split, **options) for split in splits},
+        datasets,
         args.out / 'features',
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         device=device,
         progress=progress_bar('Extracting'),
+        skip_unreadable=args.skip_unreadable,
     )
 
 
@@ -123,8 +167,12 @@ def report(args: argparse.Namespace, name: str, rows: list[dict], protocol: str)
 def run(tool: Callable[[argparse.Namespace, torch.device], None], args: argparse.Namespace) -> None:
     """Run in this process, as one of many if there are more; errors of users are one line."""
     try:
+        check_arguments(args)
         with joined_processes(args.launcher) as device:
             tool(args, device)
+    except UnreadableImageError as error:
+        remedy = ' To leave them out, add --skip-unreadable.' if 'skip_unreadable' in args else ''
+        raise SystemExit(f'error: {error}{remedy}') from error
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
     except KeyboardInterrupt:

@@ -1,13 +1,13 @@
 """DeepCluster's labels: k-means of all features, from time to time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .kmeans import KMeansResult, check_table, kmeans, pca_whiten
 from .precision import float32_no_grad, unit_rows
-from .pseudo_labels import UNASSIGNED, PseudoLabels, check_num_clusters
+from .pseudo_labels import PseudoLabels, check_num_clusters
 from .settings import SEED_RANGE, check_number
 
 
@@ -80,18 +80,14 @@ class DeepClusterLabeler(nn.Module):
     def step(self, x_ND: Tensor, idx_N: Tensor) -> Tensor:
         """Labels of the samples, int64 (N,); the features (N, D) do not matter here.
 
+        ``UNASSIGNED`` for those that :meth:`refit` has left out.
+
         Raises:
             ValueError: if there are no labels yet, or an index is not in the data set (on CPU; on a
                 GPU the device stops).
         """
         check_fitted(self.num_fits)
-        label_N = self.labels.read(idx_N)
-        if label_N.device.type == 'cpu' and (label_N == UNASSIGNED).any():
-            raise ValueError(
-                f'{int((label_N == UNASSIGNED).sum())} of {len(label_N)} samples have no label, '
-                'though all were clustered: the table was changed since. Call refit(x_AD).'
-            )
-        return label_N
+        return self.labels.read(idx_N)
 
     def cluster(
         self, x_AD: Tensor, progress: Callable[[Iterable], Iterable] = iter
@@ -112,16 +108,24 @@ class DeepClusterLabeler(nn.Module):
         return kmeans(x_AD, self.num_clusters, **options)
 
     @float32_no_grad
-    def refit(self, x_AD: Tensor, clusters: KMeansResult | None = None) -> None:
+    def refit(
+        self,
+        x_AD: Tensor,
+        clusters: KMeansResult | None = None,
+        *,
+        left_out: Sequence[int] = (),
+    ) -> None:
         """Label all samples anew.
 
         Args:
             x_AD: features in data-set order (A, D); with ``clusters``, they do not matter.
             clusters: what :meth:`cluster` returned for them on another process.
+            left_out: samples without features; they have no label then, whatever ``clusters`` says.
         """
         if clusters is None:
             clusters = self.cluster(x_AD)
         self.labels.assign_all(clusters.label)
+        self.labels.forget(torch.tensor(left_out, dtype=torch.int64))
         self.size.copy_(self.labels.sizes())
         self.num_fits += 1
 

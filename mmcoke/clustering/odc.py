@@ -1,6 +1,6 @@
 """Online deep clustering (ODC): labels and centroids that move with a memory of features."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from .deepcluster import check_fitted, cluster_weight
 from .feature_memory import FeatureMemory
 from .kmeans import KMeansResult, check_table, kmeans, split_in_two
 from .precision import float32_no_grad, unit_rows
-from .pseudo_labels import PseudoLabels, check_batch, check_num_clusters, last_of_equals
+from .pseudo_labels import UNASSIGNED, PseudoLabels, check_batch, check_num_clusters, last_of_equals
 from .settings import SEED_RANGE, check_number
 
 # Sums of features are kept as integers, in units of 2^-32: what is added can be taken off again
@@ -116,7 +116,7 @@ class ODCLabeler(nn.Module):
             idx_N: their ``sample_idx``, int64 (N,).
 
         Returns:
-            int64 (N,), the labels before the step.
+            int64 (N,), the labels before the step; the new ones of samples that had none.
 
         Raises:
             ValueError: if :meth:`refit` was not called, shapes do not agree, or (on CPU) an index
@@ -135,10 +135,12 @@ class ODCLabeler(nn.Module):
         self.memory.write(idx_N, new_ND[last_N])
         changed = self.labels.write(idx_N, new_label_N)
         self._changed += torch.stack([changed, torch.ones_like(changed)])
-        return label_N
+        return torch.where(label_N == UNASSIGNED, new_label_N, label_N)
 
     def _add(self, label_N: Tensor, x_ND: Tensor, times_N: Tensor) -> None:
-        """Add features to the sums of clusters: 1, 0 or -1 times."""
+        """Add features to the sums of clusters: 1, 0 or -1 times; none without a label."""
+        times_N = times_N * (label_N != UNASSIGNED)
+        label_N = label_N.clamp(min=0)
         self.total.index_add_(0, label_N, as_units(x_ND) * times_N[:, None])
         self.size.index_add_(0, label_N, times_N)
 
@@ -200,8 +202,9 @@ class ODCLabeler(nn.Module):
 
     def _find(self, chosen_K: Tensor) -> Tensor:
         """Samples, in order, whose cluster is chosen, bool (K,): one pass over the labels."""
-        label = self.labels.label
-        return chosen_K.index_select(0, label.int()).nonzero().flatten()
+        # One place more, in front, for UNASSIGNED.
+        chosen = torch.cat([chosen_K.new_zeros(1), chosen_K])
+        return chosen.index_select(0, self.labels.label.int() + 1).nonzero().flatten()
 
     def _members(self, clusters: Tensor) -> dict[int, Tensor]:
         """Samples, in order, of each of some clusters."""
@@ -231,13 +234,21 @@ class ODCLabeler(nn.Module):
         return kmeans(x_AD, self.num_clusters, **options)
 
     @float32_no_grad
-    def refit(self, x_AD: Tensor, clusters: KMeansResult | None = None) -> None:
+    def refit(
+        self,
+        x_AD: Tensor,
+        clusters: KMeansResult | None = None,
+        *,
+        left_out: Sequence[int] = (),
+    ) -> None:
         """Fill the memory, and label all samples by k-means.
 
         Args:
             x_AD: features in data-set order (A, D); with ``clusters``, those whose rows of the
                 memory are here will do.
             clusters: what :meth:`cluster` returned for them on another process.
+            left_out: samples whose features are rows of 0; they have no label until their first
+                step, whatever ``clusters`` says.
 
         Raises:
             ValueError: as :meth:`cluster`, or if features or labels are not of all samples.
@@ -251,6 +262,7 @@ class ODCLabeler(nn.Module):
                 f'{tuple(own_nD.shape)}.'
             )
         self.labels.assign_all(clusters.label)
+        self.labels.forget(torch.tensor(left_out, dtype=torch.int64))
         self.memory.x.copy_(unit_rows(own_nD))
         self.recompute()
         self.update_centroids()
@@ -263,8 +275,8 @@ class ODCLabeler(nn.Module):
         label = self.labels.label[self.memory.own]
         parts = zip(label.split(CHUNK_SIZE), self.memory.x.split(CHUNK_SIZE), strict=True)
         for label_n, x_nD in parts:
-            units_nD = as_units(x_nD.to(self.total.device))
-            self.total.index_add_(0, label_n.long(), units_nD)
+            units_nD = as_units(x_nD.to(self.total.device))  # 0 where there is no label
+            self.total.index_add_(0, label_n.long().clamp(min=0), units_nD)
         if self.memory.sharded:
             dist.all_reduce(self.total)
         self.size.copy_(self.labels.sizes())

@@ -178,6 +178,11 @@ class PseudoLabels(nn.Module):
         self.label.copy_(label_A)
 
     @torch.no_grad()
+    def forget(self, idx_N: Tensor) -> None:
+        """Make samples (N,) ``UNASSIGNED``."""
+        self.label[idx_N] = UNASSIGNED
+
+    @torch.no_grad()
     def sizes(self) -> Tensor:
         """Number of samples per cluster, int64 (K,); samples without a label count nowhere."""
         # One bin more, in front, for UNASSIGNED: no boolean mask, no copy of the table as int64.

@@ -106,8 +106,9 @@ class ClusterUniformSampler(DrawnSampler):
             )
         order = shuffled(len(self.dataset), generator)
         order = order[self.labels.label.cpu()[order].argsort(stable=True)]  # cluster by cluster
+        order = order[len(order) - int(size_K.sum()) :]  # images without a label are in front
         clusters = order.split(size_K[size_K > 0].tolist())
-        share = -(-len(order) // len(clusters))  # samples per cluster
+        share = -(-len(self.dataset) // len(clusters))  # samples per cluster
         drawn = order.new_empty(len(clusters), share)
         for members, row in zip(clusters, drawn, strict=True):
             random = torch.rand(share, generator=generator)

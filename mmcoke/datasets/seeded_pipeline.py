@@ -60,13 +60,21 @@ class SeededPipeline:
 
     def __init__(self, pipeline: Callable, seed: int, epoch: torch.Tensor, first: int) -> None:
         self.pipeline, self.seed, self.epoch, self.first = pipeline, seed, epoch, first
+        self.num_failed = 0  # in a row
 
     def __call__(self, record: dict) -> dict | None:
         # In the training process its own random numbers must go on as if a worker did this.
         in_worker = get_worker_info() is not None
         with nullcontext() if in_worker else kept_random_state():
-            seed_random(self.seed, int(self.epoch), self.first + record['sample_idx'])
-            return self.pipeline(record)
+            key = self.seed, int(self.epoch), self.first + record['sample_idx']
+            seed_random(*key)
+            sample = self.pipeline(record)
+            self.num_failed = self.num_failed + 1 if sample is None else 0
+            if sample is None:
+                # The data set draws another one now; by the key alone, two images that cannot be
+                # read could send it to each other for ever. Two numbers more: a key of its own.
+                seed_random(*key, self.num_failed, 2)
+            return sample
 
 
 def seed_pipelines(dataset: Dataset, seed: int, epoch: torch.Tensor, first: int = 0) -> None:

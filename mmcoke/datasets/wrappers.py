@@ -35,13 +35,18 @@ def with_pipeline(dataset: Dataset, pipeline: Callable) -> Dataset:
     Raises:
         ValueError: if the data set has no pipeline to replace.
     """
+    return with_pipelines(dataset, lambda _: pipeline)
+
+
+def with_pipelines(dataset: Dataset, make: Callable[[Dataset], Callable]) -> Dataset:
+    """As :func:`with_pipeline`, with a pipeline that is made for each data set in the wrappers."""
     dataset = copy.copy(dataset)
     if hasattr(dataset, 'datasets'):
-        dataset.datasets = [with_pipeline(part, pipeline) for part in dataset.datasets]
+        dataset.datasets = [with_pipelines(part, make) for part in dataset.datasets]
     elif hasattr(dataset, 'dataset'):
-        dataset.dataset = with_pipeline(dataset.dataset, pipeline)
+        dataset.dataset = with_pipelines(dataset.dataset, make)
     elif hasattr(dataset, 'pipeline'):
-        dataset.pipeline = pipeline
+        dataset.pipeline = make(dataset)
     else:
         raise ValueError(
             f'{type(dataset).__name__} has no pipeline. Features without augmentation need a data '

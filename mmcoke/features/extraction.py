@@ -1,14 +1,16 @@
 """Frozen features of whole data sets."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.dataset import BaseDataset, default_collate
-from mmengine.dist import all_gather, get_dist_info, get_world_size
+from mmengine.dataset import BaseDataset
+from mmengine.dist import all_gather, all_gather_object, get_dist_info, get_world_size
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
+
+from .unreadable import Noted, Unreadable, check_readable, collate
 
 CHUNK_SIZE = 1 << 13
 
@@ -34,9 +36,15 @@ def extract_features(
     Returns:
         On CPU, in float32: the backbone's last feature map, averaged over space (A, C), and
         the L2-normalized projections (A, D).
+
+    Raises:
+        UnreadableImageError: if images cannot be read; it names the first of them.
     """
     options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
-    pairs = run(model, pooled_and_projected, dataset, **options)
+    notes: list[Unreadable] = []
+    rows = range(len(dataset))
+    pairs = [out for _, out in run(model, pooled_and_projected, dataset, rows, notes, **options)]
+    check_readable(notes, len(dataset))
     pooled, projected = (torch.cat(features) for features in zip(*pairs, strict=True))
     return pooled, projected
 
@@ -46,19 +54,37 @@ def run(
     model: nn.Module,
     forward: Callable[[nn.Module, dict], Any],
     dataset: Dataset,
+    rows: Sequence[int],
+    notes: list[Unreadable],
     *,
     batch_size: int,
     num_workers: int,
     progress: Callable[[Iterable], Iterable],
-) -> list:
-    """What ``forward(model, batch)`` returns for each batch, with the model in evaluation mode."""
+) -> Iterator[tuple[list[int], Any]]:
+    """Rows and ``forward(model, batch)`` for each batch, with the model in evaluation mode.
+
+    Args:
+        model: is in evaluation mode until the last batch.
+        forward: from the model and a collated batch of the images that can be read.
+        dataset: of the images.
+        rows: of the data set, in order.
+        notes: gets those of the images that cannot be read.
+        batch_size, num_workers, progress: see :func:`extract_features`.
+    """
     loader = DataLoader(
-        dataset, batch_size, num_workers=num_workers, collate_fn=default_collate, shuffle=False
+        Noted(dataset, rows),
+        batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        shuffle=False,
     )
     training = model.training
     model.eval()
     try:
-        return [forward(model, batch) for batch in progress(loader)]
+        for found, batch, failed in progress(loader):
+            notes += failed
+            if found:
+                yield found, forward(model, batch)
     finally:
         model.train(training)
 
@@ -125,26 +151,44 @@ def own_features(
     batch_size: int = 256,
     num_workers: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
+    notes: list[Unreadable] | None = None,
 ) -> Tensor:
     """This process's block of the features of all images, not normalized, on CPU.
 
     Each process has ``ceil(A / processes)`` consecutive images; together they have all, once.
-    Arguments as for :func:`extract_features`.
+    Arguments as for :func:`extract_features`; all processes call it.
 
     Args:
         forward: from the model and a collated batch to features (n, D).
+        notes: gets those of all processes' images that cannot be read, whose rows are NaN; without
+            it, there may be none.
 
     Returns:
         float32 (A / processes, D).
+
+    Raises:
+        UnreadableImageError: on all processes, if images cannot be read, and no ``notes`` are
+            taken or no image is left.
     """
     rank, world_size = get_dist_info()
     block = -(-len(dataset) // world_size)
     own = range(min(rank * block, len(dataset)), min((rank + 1) * block, len(dataset)))
-    # A process without images still takes one, for the width of the features.
-    part = Subset(dataset, own or range(1))
+    own_notes: list[Unreadable] = []
     options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
-    features = run(model, forward, part, **options)
-    return torch.cat(features)[: len(own)]
+    parts = list(run(model, forward, dataset, own, own_notes, **options))
+    all_notes = [note for part in all_gather_object(own_notes) for note in part]
+    if notes is None:
+        check_readable(all_notes, len(dataset))
+    else:
+        notes += all_notes
+    # A process without images of its own still says how wide the features are.
+    widths = all_gather_object(parts[0][1].shape[1] if parts else 0)
+    if not max(widths):
+        check_readable(all_notes, len(dataset))
+    x_nD = torch.full((len(own), max(widths)), torch.nan)
+    for rows, features in parts:
+        x_nD[torch.tensor(rows) - own.start] = features
+    return x_nD
 
 
 def gather_rows(x_nD: Tensor, num_rows: int, keep: bool = True) -> Tensor | None:

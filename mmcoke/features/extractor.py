@@ -1,6 +1,7 @@
 """Features of images, from a name of the model zoo or from a config and a checkpoint."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmcoke import zoo
 from mmcoke.datasets import CustomDataset, UnreadableImageError, read_image, reading
+from mmcoke.datasets.loading import reason_of, unreadable
 from mmcoke.features.backbones import FrozenNetwork, load_frozen, read_config
 from mmcoke.features.extraction import view_of
-from mmcoke.features.plain_images import center_crop
+from mmcoke.features.plain_images import (
+    center_crop,
+    config_loader,
+    feature_pipeline,
+    num_channels,
+)
 from mmcoke.features.store import FEATURES, full_precision, maps_of
+from mmcoke.features.unreadable import Noted, Unreadable, check_readable, collate
 
 __all__ = ['FeatureExtractor', 'FolderFeatures', 'image_files']
 
@@ -65,6 +73,8 @@ class FeatureExtractor:
         network: the :class:`~mmcoke.features.backbones.FrozenNetwork`; its ``origin`` says how
             many keys of the checkpoint matched.
         size: as given, or chosen; None for the config's own pipeline.
+        unreadable: images of the last call that could not be read; each has ``row``, ``name`` and
+            ``reason``.
 
     Raises:
         OSError: if a file cannot be opened, or not be downloaded.
@@ -88,15 +98,21 @@ class FeatureExtractor:
         self.network = load_frozen(cfg, checkpoint)
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.network.to(self.device)
-        self.grey = takes_grey(self.network)
+        self.cfg, self.grey = cfg, num_channels(self.network.backbone) == 1
         self.pipeline, self.size = own_pipeline(cfg) if size is None else None, None
         if self.pipeline is None:
             self.size = size or 224
             self.pipeline = crop_pipeline(self.network, self.size, self.grey)
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+        self.unreadable: list[Unreadable] = []
 
     def __call__(
-        self, images: Any, *, feature: str = 'pooled', tensors: bool = False
+        self,
+        images: Any,
+        *,
+        feature: str = 'pooled',
+        tensors: bool = False,
+        skip_unreadable: bool = False,
     ) -> np.ndarray | Tensor | FolderFeatures:
         """Features of images, in their order.
 
@@ -104,7 +120,7 @@ class FeatureExtractor:
             images: one of
 
                 - a folder: all images in it and below it, sorted by name;
-                - image files: a path, or a list of paths;
+                - image files: a path, or a list of paths; read by the config's own transforms;
                 - an array or tensor: uint8, RGB, (A, H, W, 3), or grey, (A, H, W);
                 - a list of such images of any size, (H, W, 3) or (H, W), or of PIL images;
                 - a ``DataLoader``, or any iterable of batches. A batch is a dict with ``inputs``
@@ -113,48 +129,84 @@ class FeatureExtractor:
             feature: ``pooled``, the last feature map averaged over space; ``stage0`` ...
                 ``stage4``, of a ResNet; ``projected``, the neck's output, L2-normalized.
             tensors: return a tensor on the CPU instead of an array.
+            skip_unreadable: whether images that cannot be read are left out: of a folder their
+                paths are not returned; of a list their rows are NaN. ``unreadable`` tells them.
 
         Returns:
             float32 (A, D); for a folder :class:`FolderFeatures`.
 
         Raises:
-            UnreadableImageError: if a file is no image, with its name.
+            UnreadableImageError: if images cannot be read, once all have been tried;
+                ``unreadable`` tells them.
             ValueError: if there are no images, they are of another layout, the network lacks the
                 feature, or a feature is not finite.
         """
-        if isinstance(images, str | Path):
-            if Path(images).is_dir():
-                paths = image_files(images)
-                return FolderFeatures(self(paths, feature=feature, tensors=tensors), paths)
-            images = [images]
         if feature not in FEATURES:
             raise ValueError(f'There is no feature {feature!r}. Take one of {", ".join(FEATURES)}.')
-        x = self.extract(self.batches(images), feature)
-        return x if tensors else x.numpy()
-
-    def batches(self, images: Any) -> Iterable:
-        """A loader of images, or the batches that were given."""
-        if not are_images(images):
-            return images
-        dataset = Images(images, self.pipeline, grey=self.grey)
-        return DataLoader(dataset, self.batch_size, num_workers=self.num_workers, collate_fn=stack)
+        folder = isinstance(images, str | Path) and Path(images).is_dir()
+        if folder:
+            images = image_files(images)
+        elif isinstance(images, str | Path):
+            images = [images]
+        x = self.extract(images, feature, skip_unreadable)
+        if folder and self.unreadable:
+            left_out = {note.row for note in self.unreadable}
+            kept = [row for row in range(len(images)) if row not in left_out]
+            x, images = x[kept], [images[row] for row in kept]
+        x = x if tensors else x.numpy()
+        return FolderFeatures(x, images) if folder else x
 
     @torch.no_grad()
-    def extract(self, batches: Iterable, feature: str) -> Tensor:
-        """One feature of all images of some batches, float32 (A, D), on the CPU."""
-        if self.progress:
-            batches = track(batches, 'Features')
+    def extract(self, images: Any, feature: str, skip_unreadable: bool) -> Tensor:
+        """One feature of images of any kind, float32 (A, D), on the CPU."""
+        self.unreadable = []
         with full_precision():
-            rows = [self.extract_batch(batch, feature) for batch in batches]
-        if not rows:
-            raise ValueError('There are no images.')
-        x = torch.cat(rows)
-        if not x.isfinite().all():
+            if are_images(images):
+                x = self.extract_images(images, feature, skip_unreadable)
+            else:
+                batches = self.tracked(images)
+                x = joined([self.extract_batch(batch, feature) for batch in batches])
+        if not x[~x.isnan().all(1)].isfinite().all() or (x.isnan().any() and not self.unreadable):
             raise ValueError(
                 f'{feature} is not finite. See whether the checkpoint is that of a run that '
                 'diverged, and whether floats that were given are.'
             )
         return x
+
+    def extract_images(self, images: Sequence, feature: str, skip_unreadable: bool) -> Tensor:
+        """One feature of images; NaN for those that cannot be read (A, D)."""
+        dataset = Images(images, self.pipeline, self.file_pipeline(images), grey=self.grey)
+        loader = DataLoader(
+            Noted(dataset, range(len(images))),
+            self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=partial(collate, stack=stack),
+        )
+        rows, parts = [], []
+        for found, batch, notes in self.tracked(loader):
+            self.unreadable += notes
+            # With one failed the others are only read, so that all that fail are named.
+            if found and (skip_unreadable or not self.unreadable):
+                rows += found
+                parts.append(self.extract_batch(batch, feature))
+        if not skip_unreadable or not parts:
+            check_readable(self.unreadable, len(images), skip='skip_unreadable=True')
+        found = joined(parts)
+        x = found.new_full((len(images), found.shape[1]), torch.nan)
+        x[rows] = found
+        return x
+
+    def file_pipeline(self, images: Sequence) -> Callable | None:
+        """From the record of a file to packed inputs; None where the config reads no files."""
+        if self.size is None:
+            return None
+        paths = [image for image in images[:3] if isinstance(image, str | Path)]
+        own = config_loader(self.cfg, [dict(img_path=str(path)) for path in paths])
+        return composed(feature_pipeline(self.network, center_crop(self.size), own))
+
+    def tracked(self, batches: Iterable) -> Iterable:
+        """Batches, under a bar if one is wanted."""
+        return track(batches, 'Features') if self.progress else batches
 
     def extract_batch(self, batch: Any, feature: str) -> Tensor:
         """One feature of a batch (n, D)."""
@@ -192,18 +244,35 @@ class Images(Dataset):
         images: files, PIL images, arrays or tensors.
         pipeline: from a record with ``img``, uint8 (H, W, 3) in RGB or grey (H, W), to packed
             inputs.
+        files: from a record with ``img_path`` to packed inputs; None for ``pipeline``.
         grey: whether the network takes one channel.
     """
 
-    def __init__(self, images: Sequence, pipeline: Callable, *, grey: bool) -> None:
-        self.images, self.pipeline, self.grey = images, pipeline, grey
+    def __init__(
+        self, images: Sequence, pipeline: Callable, files: Callable | None = None, *, grey: bool
+    ) -> None:
+        self.images, self.pipeline, self.files, self.grey = images, pipeline, files, grey
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, row: int) -> dict:
-        image = with_channels(pixels_of(self.images[row]), self.grey)
+        image = self.images[row]
+        is_file = isinstance(image, str | Path)
+        if is_file and self.files is not None:
+            return self.files(dict(img_path=str(image), sample_idx=row))
+        try:
+            image = with_channels(pixels_of(image), self.grey)
+        except UnreadableImageError as error:
+            raise unreadable(str(image) if is_file else f'image {row}', reason_of(error)) from None
         return self.pipeline(dict(img=image, img_shape=image.shape[:2], sample_idx=row))
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Features of batches as one tensor; ValueError if there are none."""
+    if not parts:
+        raise ValueError('There are no images.')
+    return torch.cat(parts)
 
 
 def are_images(images: Any) -> bool:
@@ -280,12 +349,6 @@ def with_channels(image: np.ndarray, grey: bool) -> np.ndarray:
 
 
 # ---- pipelines
-
-
-def takes_grey(network: FrozenNetwork) -> bool:
-    """Whether a network takes images of one channel."""
-    layers = network.backbone.modules()
-    return next((m.in_channels for m in layers if hasattr(m, 'in_channels')), 3) == 1
 
 
 def own_pipeline(cfg: Config) -> Callable | None:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +13,17 @@ from types import TracebackType
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, default_collate
-from mmengine.dist import barrier, get_dist_info
+from mmengine.dist import all_gather_object, barrier, get_dist_info
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from mmcoke.files import read_array, read_json, write_text
+from mmcoke.files import read_array, read_json, write_text, write_whole
 from mmcoke.models.stages import NUM_STAGES, has_stages, pool_stage, stage_outputs
 
 from .backbones import FrozenNetwork
 from .extraction import averaged, run, view_of
+from .unreadable import UNREADABLE, Noted, Unreadable, check_readable, write_notes
 
 Feature = Callable[[list[Tensor], FrozenNetwork], Tensor]
 """From the feature maps of a batch (those of all five stages, if the backbone is a ResNet, else its
@@ -31,6 +32,7 @@ outputs) and the network to one row per image (n, D)."""
 LABEL = 'gt_label'
 META = 'meta.json'
 DONE = 'done.npy'
+NAMES = 'names.txt'
 
 SECONDS_BETWEEN_RECORDS = 30
 """So much work is lost at most when a process is killed."""
@@ -79,12 +81,16 @@ def extract_to_disk(
     num_workers: int = 0,
     device: str | torch.device = 'cpu',
     progress: Callable[[Iterable], Iterable] = iter,
+    skip_unreadable: bool = False,
 ) -> dict[str, np.ndarray]:
     """Write features of all images of a data set, in its order; all processes call it.
 
     Each process takes an equal part of what is still missing, so an interrupted run goes on where
     it was, on any number of processes. Neither their number nor ``batch_size`` changes a feature by
     more than rounding. Features that are there already are not made again.
+
+    ``names.txt`` has the names of image files, in the order of the rows. Images that cannot be read
+    do not stop the others: in the end they are named all, and the next call tries them again.
 
     Args:
         network: it is moved to ``device``.
@@ -95,39 +101,65 @@ def extract_to_disk(
         num_workers: processes that load images, per process.
         device: of the network.
         progress: wraps the iterable of batches, such as ``rich.progress.track``.
+        skip_unreadable: whether such images are left out: their rows are NaN, their labels -1, and
+            ``unreadable.txt`` names them.
 
     Returns:
         What :func:`open_features` returns.
 
     Raises:
+        UnreadableImageError: if images cannot be read, and are not left out.
         ValueError: if the folder holds features of something else, the data set is empty, augments
             or replaces images, or a feature is not finite.
     """
     folder, network = Path(folder), network.to(device)
     rank, world_size = get_dist_info()
     if rank == 0:
-        prepare(network, dataset, folder, features)
+        prepare(network, dataset, folder, features, skip_unreadable)
     barrier()
-    if not read_meta(folder)['complete']:
+    if not is_enough(read_meta(folder), skip_unreadable):
         missing = np.flatnonzero(read_array(folder / DONE) == 0)
         barrier()  # all know what is missing before the first one adds to it
         part = np.array_split(missing, world_size)[rank]
         options = dict(batch_size=batch_size, num_workers=num_workers, progress=progress)
-        with RowWriter(folder, part, isinstance(dataset, BaseDataset)) as writer, full_precision():
-            forward = writer_of(features, writer)
-            run(network, forward, Subset(dataset, part.tolist()), **options)
-        barrier()
+        notes = write_rows(network, dataset, folder, features, part, options)
+        notes = sorted(note for part in all_gather_object(notes) for note in part)
         if rank == 0:
-            finish(folder)
+            finish(folder, notes, skip_unreadable)
         barrier()
+        if not skip_unreadable:
+            where = f'All of them: {folder / UNREADABLE}. The features of the others are kept. '
+            check_readable(notes, len(dataset), where=where)
     return open_features(folder)
+
+
+def write_rows(
+    network: FrozenNetwork,
+    dataset: Dataset,
+    folder: Path,
+    features: Mapping[str, Feature],
+    rows: np.ndarray,
+    options: dict,
+) -> list[Unreadable]:
+    """Write some rows of all features; notes of the images that cannot be read."""
+    notes: list[Unreadable] = []
+
+    def forward(network: nn.Module, batch: dict) -> tuple[dict, list]:
+        maps = maps_of(network, view_of(network, batch))
+        found = {name: feature(maps, network) for name, feature in features.items()}
+        return found, batch['data_samples']
+
+    with RowWriter(folder, isinstance(dataset, BaseDataset)) as writer, full_precision():
+        for found, outputs in run(network, forward, dataset, rows, notes, **options):
+            writer.write(np.array(found), *outputs)
+    return notes
 
 
 def open_features(folder: str | Path) -> dict[str, np.ndarray]:
     """Complete features by name, float32 (A, D), and ``gt_label`` where there are labels.
 
     The arrays are memory-mapped and read-only. ``gt_label`` is int64 (A,), and -1 for an image that
-    has not exactly one label.
+    has not exactly one label. Rows of images that were left out (:func:`rows_left_out`) are NaN.
 
     Raises:
         ValueError: if there are none, or they are not complete.
@@ -148,23 +180,43 @@ def open_features(folder: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def rows_left_out(folder: str | Path) -> list[int]:
+    """Rows of complete features whose images could not be read."""
+    return read_meta(Path(folder)).get('unreadable', [])
+
+
 # ---- what a folder holds
 
 
+def is_enough(meta: dict, skip_unreadable: bool) -> bool:
+    """Whether features are complete, and lack no image that is wanted."""
+    return meta['complete'] and (skip_unreadable or not meta.get('unreadable'))
+
+
 def prepare(
-    network: FrozenNetwork, dataset: Dataset, folder: Path, features: Mapping[str, Feature]
+    network: FrozenNetwork,
+    dataset: Dataset,
+    folder: Path,
+    features: Mapping[str, Feature],
+    skip_unreadable: bool,
 ) -> None:
     """Make empty files, or see that those in the folder are of the same features."""
-    wanted = describe(network, dataset, features)
     stored = read_meta(folder)
+    probes = (stored or {}).get('probes', [0, len(dataset) // 2, len(dataset) - 1])
+    probes = [min(row, len(dataset) - 1) for row in probes]
+    wanted, names = describe(network, dataset, features, probes), names_of(dataset)
+    wanted['names'] = names and hashlib.sha256(encoded(names)).hexdigest()
     if stored is None:
         create_files(folder, wanted)
+        if names:
+            write_whole(folder / NAMES, lambda path: path.write_bytes(encoded(names)))
         write_meta(folder, wanted)
         return
     # Of complete features some may be asked for; half-made ones must be completed together.
     shared = stored['features'].items() & wanted['features'].items()
-    expected = dict(stored['features']) if not stored['complete'] else dict(shared)
-    differ = [name for name in ('network', 'images', 'num_samples') if stored[name] != wanted[name]]
+    expected = dict(shared) if is_enough(stored, skip_unreadable) else dict(stored['features'])
+    keys = ('network', 'images', 'num_samples', 'names')
+    differ = [key for key in keys if key in stored and stored[key] != wanted[key]]
     differ += ['features'] * (wanted['features'] != expected)
     if differ:
         raise ValueError(
@@ -175,28 +227,72 @@ def prepare(
         )
 
 
+def names_of(dataset: Dataset) -> list[str] | None:
+    """Names of the image files of a data set, below the folder of all; None if it has no files."""
+    record_of = getattr(dataset, 'get_data_info', None)
+    if record_of is None or 'img_path' not in record_of(0):
+        return None
+    paths = [str(record_of(row)['img_path']) for row in range(len(dataset))]
+    # Not commonpath, which takes the two slashes of an address for one.
+    root = os.path.commonprefix([os.path.dirname(path) + '/' for path in paths])  # noqa: RUF071
+    return [path[root.rfind('/') + 1 :] for path in paths]
+
+
+def encoded(names: Iterable[str]) -> bytes:
+    """Names, one a line, as the file system spells them."""
+    lines = ''.join(name.replace('\n', '\\n') + '\n' for name in names)
+    return lines.encode('utf-8', 'surrogateescape')
+
+
 @torch.no_grad()
-def describe(network: FrozenNetwork, dataset: Dataset, features: Mapping[str, Feature]) -> dict:
-    """What the features are made of; the content of ``meta.json``."""
+def describe(
+    network: FrozenNetwork,
+    dataset: Dataset,
+    features: Mapping[str, Feature],
+    probes: Sequence[int],
+) -> dict:
+    """What the features are made of; the content of ``meta.json``.
+
+    Args:
+        network, dataset, features: see :func:`extract_to_disk`.
+        probes: rows of images to look at; others are taken for those that cannot be read.
+    """
     if not len(dataset):
         raise ValueError('The data set is empty.')
-    probes = [default_collate([dataset[i]]) for i in (0, 0, len(dataset) // 2, len(dataset) - 1)]
-    first, again, *others = map(pixels, probes)
-    if first != again:
+    found = [readable_near(dataset, row) for row in probes]
+    first, *others = (default_collate([sample]) for _, sample in found)
+    again = default_collate([dataset[found[0][0]]])
+    if pixels(first) != pixels(again):
         raise ValueError(
             'The pipeline makes another image of the same file each time. Features are taken '
             'without augmentation: give a pipeline that is not random.'
         )
-    image = view_of(network, probes[0])
+    image = view_of(network, first)
     return dict(
         network=digest([*network.parameters(), *network.buffers()]),
-        images=[first, *others],
+        images=[pixels(batch) for batch in (first, *others)],
+        probes=[row for row, _ in found],
         num_samples=len(dataset),
         features={name: width(name, feature, network, image) for name, feature in features.items()},
-        labels=LABEL in probes[0]['data_samples'][0],
+        labels=LABEL in first['data_samples'][0],
         origin=network.origin,
         complete=False,
     )
+
+
+def readable_near(dataset: Dataset, row: int) -> tuple[int, dict]:
+    """A row and its sample; if it cannot be read, those of another one, always the same.
+
+    Raises:
+        UnreadableImageError: if there is none.
+    """
+    others = np.random.default_rng(row).permutation(len(dataset))
+    noted, notes = Noted(dataset, [row, *others]), []
+    for found in map(noted.__getitem__, range(len(noted))):
+        if not isinstance(found, Unreadable):
+            return found
+        notes.append(found)
+    check_readable(sorted(set(notes)), len(dataset))
 
 
 def width(name: str, feature: Feature, network: FrozenNetwork, image: Tensor) -> int:
@@ -237,13 +333,24 @@ def create_files(folder: Path, meta: dict) -> None:
     np.save(folder / DONE, np.zeros(num_samples, np.uint8))
 
 
-def finish(folder: Path) -> None:
-    """Say that all rows are there."""
-    num_missing = int((read_array(folder / DONE) == 0).sum())
-    if num_missing:
+def finish(folder: Path, notes: Sequence[Unreadable], skip_unreadable: bool) -> None:
+    """Say that all rows are there, but for those that are left out; list the latter."""
+    rows = np.array([note.row for note in notes], int)
+    done = read_array(folder / DONE)
+    done[rows] = 1
+    if num_missing := int((done == 0).sum()):
         raise ValueError(f'{num_missing} rows are missing in {folder}. Run it again.')
-    write_meta(folder, read_meta(folder) | dict(complete=True))
-    (folder / DONE).unlink()
+    meta = read_meta(folder)
+    if notes:
+        write_notes(folder / UNREADABLE, notes)
+        with RowWriter(folder, False) as writer:
+            writer.leave_out(rows, list(meta['features']))
+    else:
+        (folder / UNREADABLE).unlink(missing_ok=True)
+    complete = skip_unreadable or not notes
+    write_meta(folder, meta | dict(complete=complete, unreadable=rows.tolist()))
+    if not notes:
+        (folder / DONE).unlink()
 
 
 def read_meta(folder: Path) -> dict | None:
@@ -295,20 +402,19 @@ def maps_of(network: FrozenNetwork, images: Tensor) -> list[Tensor]:
 
 
 class RowWriter:
-    """Writes given rows of the arrays in a folder, in order, and notes them as done.
+    """Writes rows of the arrays in a folder, and notes them as done.
 
     With ordinary writes, not through memory maps: these end the process without a word when the
     disk is full, and overwrite the neighbours' rows on network file systems.
 
     Args:
         folder: of files that :func:`create_files` has made.
-        rows: numbers of the rows.
-        check_order: whether the samples' ``sample_idx`` must be those numbers.
+        check_order: whether the samples' ``sample_idx`` must be the numbers of their rows.
     """
 
-    def __init__(self, folder: Path, rows: np.ndarray, check_order: bool) -> None:
-        self.folder, self.rows, self.check_order = folder, rows, check_order
-        self.written = self.noted = 0
+    def __init__(self, folder: Path, check_order: bool) -> None:
+        self.folder, self.check_order = folder, check_order
+        self.written: list[np.ndarray] = []
         self.arrays, self.files = {}, {}
         self.opened = ExitStack()
 
@@ -322,25 +428,33 @@ class RowWriter:
         with self.opened:
             self.record()
 
-    def write(self, batch: Mapping[str, Tensor], samples: list) -> None:
-        """Write the next rows.
+    def write(self, rows: np.ndarray, batch: Mapping[str, Tensor], samples: list) -> None:
+        """Write some rows.
 
         Args:
+            rows: their numbers (n,).
             batch: features by name (n, D).
             samples: data samples of the same images.
 
         Raises:
             ValueError: if a feature is not finite, or a sample is another one than it should be.
         """
-        rows = self.rows[self.written : self.written + len(samples)]
         self.check(batch, samples, rows)
         for name, x in batch.items():
             self.put(name, rows, x.float().cpu().numpy())
         if (self.folder / f'{LABEL}.npy').exists():
             self.put(LABEL, rows, np.array([only_label(sample) for sample in samples]))
-        self.written += len(rows)
+        self.written.append(rows)
         if time.monotonic() - self.recorded_at > SECONDS_BETWEEN_RECORDS:
             self.record()
+
+    def leave_out(self, rows: np.ndarray, names: Sequence[str]) -> None:
+        """Fill rows of some features with NaN, and their labels with -1; they are not done."""
+        for name in names:
+            width = read_array(self.folder / f'{name}.npy', mmap=True).shape[1]
+            self.put(name, rows, np.full((len(rows), width), np.nan))
+        if (self.folder / f'{LABEL}.npy').exists():
+            self.put(LABEL, rows, np.full(len(rows), -1))
 
     def check(self, batch: Mapping[str, Tensor], samples: list, rows: np.ndarray) -> None:
         for name, x in batch.items():
@@ -352,8 +466,8 @@ class RowWriter:
         for sample, row in zip(samples, rows.tolist(), strict=True):
             if self.check_order and sample.get('sample_idx', row) != row:
                 raise ValueError(
-                    f'Instead of image {row} the data set gives image {sample.sample_idx}: it '
-                    'cannot be read. Leave ignore_empty out of LoadImageFromFile to see why.'
+                    f'Instead of image {row} the data set gives image {sample.sample_idx}, as it '
+                    'does for an image that cannot be read. Leave ignore_empty out of its pipeline.'
                 )
 
     def put(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
@@ -371,26 +485,15 @@ class RowWriter:
     def record(self) -> None:
         """Bring what was written to the disk, then note it as done."""
         self.sync()
-        rows = self.rows[self.noted : self.written]
-        self.put('done', rows, np.ones(len(rows)))
+        for rows in self.written:
+            self.put('done', rows, np.ones(len(rows)))
         self.sync()
-        self.noted, self.recorded_at = self.written, time.monotonic()
+        self.written, self.recorded_at = [], time.monotonic()
 
     def sync(self) -> None:
         for file in self.files.values():
             file.flush()
             os.fsync(file.fileno())
-
-
-def writer_of(features: Mapping[str, Feature], writer: RowWriter) -> Callable:
-    """Function that writes the features of one collated batch; for :func:`features.run`."""
-
-    def forward(network: nn.Module, batch: dict) -> None:
-        maps = maps_of(network, view_of(network, batch))
-        rows = {name: feature(maps, network) for name, feature in features.items()}
-        writer.write(rows, batch['data_samples'])
-
-    return forward
 
 
 def only_label(sample: object) -> int:

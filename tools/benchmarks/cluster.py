@@ -21,6 +21,7 @@ from mmcoke.cli.frozen_network import (
     report,
     run,
 )
+from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.evaluation.clusterings import kmeans_scores, own_scores
 
 
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def cluster(args: argparse.Namespace, device: torch.device) -> None:
     """Extract, cluster, compare, write the scores."""
+    import_faiss()  # missing, it would be missed only after all features are extracted
     cfg = load_config(args)
     x, y = extract_splits(args, cfg, (args.split,), device)[args.split]
     if not is_main_process():

@@ -11,10 +11,13 @@ An interrupted run goes on where it was: give the same command again.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from mmengine.dist import is_main_process
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.utils.data import Dataset
 
 from mmcoke.cli.frozen_network import (
     extract_splits,
@@ -25,6 +28,7 @@ from mmcoke.cli.frozen_network import (
     run,
 )
 from mmcoke.evaluation import knn_classify_many
+from mmcoke.evaluation.knn import check_num_neighbours
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,10 +42,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_ks(ks: Sequence[int], datasets: Mapping[str, Dataset]) -> None:
+    """ValueError if there are fewer training images than neighbours, before all the work."""
+    for k in ks:
+        check_num_neighbours(k, len(datasets['train']))
+
+
 def knn(args: argparse.Namespace, device: torch.device) -> None:
     """Extract, classify the validation images, write the accuracy."""
     cfg = load_config(args)
-    sets = extract_splits(args, cfg, ('train', 'val'), device)
+    sets = extract_splits(args, cfg, ('train', 'val'), device, check=partial(check_ks, args.k))
     if not is_main_process():
         return
     (x_train, y_train), (x_val, y_val) = sets['train'], sets['val']

@@ -19,11 +19,11 @@ from mmengine.registry import DefaultScope
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke.cli.frozen_network import load_config, network_parser, progress_bar, report, run
-from mmcoke.datasets.voc import CLASSES, RESIZE, Images, Split, read_devkit
+from mmcoke.datasets.voc import CLASSES, RESIZE, Images, read_devkit
 from mmcoke.evaluation import low_shot_svm, voc_svm
 from mmcoke.evaluation.svm import SHOTS, low_shot_samples
 from mmcoke.features.backbones import FrozenNetwork, load_frozen
-from mmcoke.features.plain_images import feature_pipeline
+from mmcoke.features.plain_images import config_loader, feature_pipeline
 from mmcoke.features.store import FEATURES, extract_to_disk
 
 STAGES = tuple(f'stage{stage}' for stage in range(5))
@@ -72,8 +72,12 @@ def benchmark(args: argparse.Namespace, device: torch.device) -> None:
     samples = None
     if args.low_shot:
         samples = low_shot_samples(splits['trainval'].targets, shots=args.shots, seed=args.seed)
-    network = load_frozen(load_config(args), args.checkpoint)
-    arrays = {name: extract(args, network, name, split, device) for name, split in splits.items()}
+    cfg = load_config(args)
+    network = load_frozen(cfg, args.checkpoint)
+    pipeline = feature_pipeline(network, RESIZE, config_loader(cfg))
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        images = {name: Images(split.paths, pipeline) for name, split in splits.items()}
+    arrays = {name: extract(args, network, name, images[name], device) for name in splits}
     if not is_main_process():
         return
     full, few = [], []
@@ -95,11 +99,13 @@ def benchmark(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def extract(
-    args: argparse.Namespace, network: FrozenNetwork, name: str, split: Split, device: torch.device
+    args: argparse.Namespace,
+    network: FrozenNetwork,
+    name: str,
+    images: Images,
+    device: torch.device,
 ) -> dict[str, np.ndarray]:
     """Features of all stages of a part of the devkit; what is there is not made again."""
-    with DefaultScope.overwrite_default_scope('mmcoke'):
-        images = Images(split.paths, feature_pipeline(network, RESIZE))
     return extract_to_disk(
         network,
         images,

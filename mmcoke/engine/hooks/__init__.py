@@ -8,6 +8,7 @@ from .progress_hook import ProgressHook
 from .replica_check_hook import ReplicaCheckHook
 from .results_hook import ResultsHook
 from .sample_seed_hook import SampleSeedHook
+from .skip_unreadable_hook import SkipUnreadableHook
 
 __all__ = [
     'CheckpointHook',
@@ -21,4 +22,5 @@ __all__ = [
     'ReplicaCheckHook',
     'ResultsHook',
     'SampleSeedHook',
+    'SkipUnreadableHook',
 ]

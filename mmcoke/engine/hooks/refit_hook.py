@@ -1,7 +1,8 @@
 """Clusters the features of all images, for the hooks of DeepCluster and ODC."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from mmengine.dataset import Compose
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from mmcoke.clustering import KMeansResult
 from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.clustering.settings import check_number
-from mmcoke.datasets.wrappers import with_pipeline
+from mmcoke.datasets.loading import add_to_listing, plain_pipeline, skips_unreadable
+from mmcoke.datasets.wrappers import with_pipelines
 from mmcoke.engine.main_process import run_on_main
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.evaluation.clustering import contingency, mutual_information
 from mmcoke.features.extraction import gather_rows, own_features
+from mmcoke.features.unreadable import UNREADABLE, Unreadable, check_readable
 
 from .labeler_hook import LabelerHook
 
@@ -29,7 +32,8 @@ class RefitHook(LabelerHook):
     and got part of another one, and ``seconds``.
 
     Args:
-        pipeline: transforms without augmentation, for the features.
+        pipeline: transforms without augmentation, for the features. Images are loaded by the
+            training set's own transforms.
         batch_size, num_workers: for the features, per process; they do not change the results.
 
     Raises:
@@ -65,18 +69,26 @@ class RefitHook(LabelerHook):
         start = time.perf_counter()
         model = unwrap(runner.model)
         labeler, name = model.labelers[0], type(model).__name__
-        dataset = with_pipeline(runner.train_dataloader.dataset, Compose(self.pipeline))
+        dataset = runner.train_dataloader.dataset
+        notes, skip = [], skips_unreadable(dataset)
+        transforms = Compose(self.pipeline).transforms
+        dataset = with_pipelines(dataset, lambda part: plain_pipeline(part, transforms))
         x_nD = own_features(
             model,
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             progress=logged(runner, f'{name}: features'),
+            notes=notes,
         )
+        left_out = left_out_rows(notes, skip, len(dataset), runner)
         before_A = labeler.labels.label.cpu().numpy().copy() if is_main_process() else None
         x_AD = gather_rows(x_nD, len(dataset), keep=is_main_process() or labeler.keeps_features)
-        clusters = cluster_on_main(labeler, x_AD, len(dataset), logged(runner, f'{name}: k-means'))
-        labeler.refit(x_nD if x_AD is None else x_AD, clusters)
+        progress = logged(runner, f'{name}: k-means')
+        clusters = cluster_on_main(labeler, x_AD, len(dataset), progress, left_out)
+        # Rows of images that were left out are NaN until here, and so in no cluster.
+        x = x_nD if x_AD is None else x_AD
+        labeler.refit(x.nan_to_num_(nan=0.0) if left_out else x, clusters, left_out=left_out)
         reset_classifier(model.head, labeler, runner)
         sizes = labeler.sizes()
         scalars = dict(
@@ -89,6 +101,24 @@ class RefitHook(LabelerHook):
             nmi = mutual_information(contingency(before_A, labeler.labels.label.cpu().numpy()))
             scalars = dict(nmi=round(nmi, 4)) | scalars
         self.log_epoch(runner, epoch, name.lower(), scalars)
+
+
+def left_out_rows(
+    notes: list[Unreadable], skip: bool, num_images: int, runner: Runner
+) -> list[int]:
+    """Rows of the images that cannot be read; the main process lists them.
+
+    Raises:
+        UnreadableImageError: if there are any, and they are not skipped.
+    """
+    listing = Path(runner.work_dir) / UNREADABLE
+    if notes and is_main_process():
+        add_to_listing(listing, [(note.name, note.reason) for note in notes])
+        runner.logger.warning(f'{len(notes):,} images cannot be read and have no label: {listing}')
+    if not skip:
+        where = f'All of them: {listing}. '
+        check_readable(notes, num_images, where=where, skip='tools/train.py --skip-unreadable')
+    return [note.row for note in notes]
 
 
 def logged(runner: Runner, what: str, seconds: float = 30.0) -> Callable[[Iterable], Iterator]:
@@ -106,9 +136,13 @@ def logged(runner: Runner, what: str, seconds: float = 30.0) -> Callable[[Iterab
 
 
 def cluster_on_main(
-    labeler: nn.Module, x_AD: Tensor | None, num_samples: int, progress: Callable
+    labeler: nn.Module,
+    x_AD: Tensor | None,
+    num_samples: int,
+    progress: Callable,
+    left_out: Sequence[int] = (),
 ) -> KMeansResult:
-    """Cluster in the main process, and tell the labels to all.
+    """Cluster in the main process, and tell the labels to all; those left out get any.
 
     Only labels and ``num_filled`` are the same everywhere; other processes get no centers. They
     wait as in :func:`run_on_main`, so that k-means may take as long as it needs.
@@ -117,13 +151,16 @@ def cluster_on_main(
         ValueError: on all processes, if the features cannot be clustered.
         RuntimeError: on the others, if the main process fails otherwise, or is gone.
     """
-    clusters = run_on_main(lambda: labeler.cluster(x_AD, progress))
+    kept_A = torch.ones(num_samples, dtype=torch.bool)
+    kept_A[list(left_out)] = False
+    clusters = run_on_main(lambda: labeler.cluster(x_AD[kept_A] if left_out else x_AD, progress))
     # The number of filled clusters, then the labels. NCCL has no 16 bits.
     device = labeler.labels.label.device
     message = torch.zeros(num_samples + 1, dtype=torch.int32, device=device)
     centers = None
     if clusters is not None:
-        centers, message[0], message[1:] = clusters.centers, clusters.num_filled, clusters.label
+        centers, message[0] = clusters.centers, clusters.num_filled
+        message[1:][kept_A.to(device)] = clusters.label.to(message)
     broadcast(message)
     return KMeansResult(message[1:].long(), centers, float('nan'), int(message[0]))
 

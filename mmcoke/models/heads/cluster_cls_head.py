@@ -6,6 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmcoke.clustering.pseudo_labels import UNASSIGNED
 from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
@@ -55,10 +56,12 @@ class ClusterClsHead(BaseModule):
 
         Args:
             x_nD: features (n, D).
-            label_n: clusters, int64 (n,).
+            label_n: clusters, int64 (n,); images without one (``UNASSIGNED``) do not count.
             weight_K: weight of each cluster (K,).
         """
-        weight_n = weight_K[label_n]
+        weight_n = weight_K[label_n.clamp(min=0)] * (label_n != UNASSIGNED)
         total = torch.stack(all_gather(weight_n.sum())).mean()
-        loss_n = cross_entropy(self(x_nD).float(), label_n, reduction='none')
-        return dict(loss=(weight_n * loss_n).sum() / total)
+        logits_nK = self(x_nD).float()
+        loss_n = cross_entropy(logits_nK, label_n, reduction='none', ignore_index=UNASSIGNED)
+        # Without any label in the global batch the loss is 0, not 0 / 0.
+        return dict(loss=(weight_n * loss_n).sum() / total.where(total > 0, 1.0))
