@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmengine import fileio
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset as Upstream
 from PIL import Image
@@ -239,16 +240,19 @@ def test_own_endings_and_prefixes_are_kept(tmp_path):
     assert record['img_path'] == str(tmp_path / 'images/a/1.img')
 
 
-def test_an_address_is_listed_by_its_backend(monkeypatch):
-    files = ['a/0.jpg', 'a/@eaDir/0.jpg', 'b/1.png', 'b/readme.txt']
-    backend = SimpleNamespace(
-        list_dir_or_file=lambda *_, **__: iter(files), join_path=lambda *parts: '/'.join(parts)
-    )
-    monkeypatch.setattr(listing.fileio, 'get_file_backend', lambda *_, **__: backend)
-    dataset = CustomDataset(data_root='mem://x', data_prefix=dict(img_path='mem://x'), pipeline=[])
-    assert [(r['img_path'], r['gt_label']) for r in dataset] == [
-        ('mem://x/a/0.jpg', 0),
-        ('mem://x/b/1.png', 1),
+class Shelf(fileio.LocalBackend):
+    """A backend of its own, which has some files."""
+
+    def list_dir_or_file(self, dir_path, **_):
+        return iter(('a/0.jpg', 'a/@eaDir/0.jpg', 'b/1.png', 'b/readme.txt'))
+
+
+def test_an_address_is_listed_by_its_backend():
+    fileio.register_backend('shelf', Shelf, prefixes='shelf', force=True)
+    dataset = CustomDataset(data_root='shelf://x', pipeline=[])
+    assert [(os.path.normpath(r['img_path']), r['gt_label']) for r in dataset] == [
+        ('shelf:/x/a/0.jpg', 0),
+        ('shelf:/x/b/1.png', 1),
     ]
 
 

@@ -87,7 +87,8 @@ class Listing(NamedTuple):
         ]
         if len(kinds) > NUM_KINDS:
             kinds[NUM_KINDS:] = [f'and {len(kinds) - NUM_KINDS} kinds more']
-        return f'Passed over in {shown(self.root)}: {", ".join(kinds)}.' if kinds else ''
+        root = shown(self.root.rstrip('/'))
+        return f'Passed over in {root}: {", ".join(kinds)}.' if kinds else ''
 
 
 def list_images(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> Listing:
