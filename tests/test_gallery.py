@@ -2,10 +2,12 @@
 
 import base64
 import io
+import os
 import re
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +107,13 @@ def test_a_photo_that_is_gone_by_now_does_not_cost_the_page(image_folder, tmp_pa
             kinds[name] = len(image.getcolors(1 << 16) or range(100))
     blank = {str(photos[row].relative_to(image_folder)) for row in (2, 5)}
     assert {name for name, num_colours in kinds.items() if num_colours == 1} == blank
+
+
+def test_names_that_are_not_utf8_are_shown_escaped(image_folder, tmp_path):
+    source = next(image_folder.rglob('*.jpg'))
+    photos = [Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b'/\xe9.jpg', b'/b.jpg')]
+    for photo in photos:
+        shutil.copy(source, photo)
+    write_gallery(tmp_path / 'a.html', photos, torch.zeros(2).long(), torch.ones(2), title='two')
+    names = [name for _, name in SOURCE.findall((tmp_path / 'a.html').read_text(encoding='utf-8'))]
+    assert names == [r'\xe9.jpg', 'b.jpg']
