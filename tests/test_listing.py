@@ -10,6 +10,7 @@ from mmengine import fileio
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CustomDataset as Upstream
 from PIL import Image
+from torch import nn
 
 from mmcoke.datasets import CustomDataset, folder, listing
 from mmcoke.datasets.check import check_data
@@ -20,7 +21,7 @@ from mmcoke.features.plain_images import folder_images
 from mmcoke.messages import shown
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8)
-NETWORK = SimpleNamespace(takes_bgr=False)
+NETWORK = SimpleNamespace(takes_bgr=False, backbone=nn.Conv2d(3, 8, 1))
 
 
 @pytest.fixture(autouse=True)
