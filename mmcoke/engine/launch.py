@@ -51,7 +51,8 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
                     part.compile()
         model = unwrap(runner.train())
     except UnreadableImageError as error:
-        raise SystemExit(f'{error}\n{advice}') from None
+        skip = 'With --skip-unreadable training goes on without such images.'
+        raise SystemExit(f'{error}\n{advice} {skip}') from None
     except WorkDirError as error:
         raise SystemExit(str(error)) from None
     except OSError as error:

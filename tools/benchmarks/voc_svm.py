@@ -74,7 +74,8 @@ def benchmark(args: argparse.Namespace, device: torch.device) -> None:
         samples = low_shot_samples(splits['trainval'].targets, shots=args.shots, seed=args.seed)
     cfg = load_config(args)
     network = load_frozen(cfg, args.checkpoint)
-    pipeline = feature_pipeline(network, RESIZE, config_loader(cfg))
+    records = [dict(img_path=path) for path in splits['trainval'].paths[:3]]
+    pipeline = feature_pipeline(network, RESIZE, config_loader(cfg, records))
     with DefaultScope.overwrite_default_scope('mmcoke'):
         images = {name: Images(split.paths, pipeline) for name, split in splits.items()}
     arrays = {name: extract(args, network, name, images[name], device) for name in splits}
