@@ -1,5 +1,6 @@
 """Which images a data set has: a key for each, by which its label is found again."""
 
+import logging
 import os
 import pickle
 from collections.abc import Iterator
@@ -9,9 +10,13 @@ from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from .wrappers import parts_of, without_repetition
+
+KEYS = 'sample_keys'
+"""Where a checkpoint has the keys of its images, int64 (A,); see :func:`sample_keys`."""
 
 NO_IDENTITY = {'sample_idx', 'gt_label', 'img_shape'}
 """What a record says that does not tell images apart, or may change."""
@@ -159,3 +164,13 @@ def rows_of_before(keys: np.ndarray, before: np.ndarray) -> np.ndarray:
     order = np.argsort(before)
     place = np.searchsorted(before[order], keys).clip(max=len(before) - 1)
     return np.where(before[order[place]] == keys, order[place], -1)
+
+
+def say_unknown(source: object) -> None:
+    """Warn that a checkpoint or a data set does not say which images it has."""
+    print_log(
+        f'{source} does not say which images it has, so labels go by position. They are right only '
+        'if the images are those that the checkpoint was made with, in the same order.',
+        logger='current',
+        level=logging.WARNING,
+    )

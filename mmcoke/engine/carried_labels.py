@@ -8,10 +8,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmcoke.datasets.identity import rows_of_before, sample_keys
-
-KEYS = 'sample_keys'
-"""Where a checkpoint has a key for each image, int64 (A,); see :func:`sample_keys`."""
+from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys, say_unknown
 
 TABLE = re.compile(r'(?:module\.)?labelers\.(\d+\.(?:labels|memory)\..+)')
 """Names of the state with a row per image."""
@@ -34,13 +31,7 @@ def rows_in(checkpoint: dict, dataset: Dataset, path: str) -> Tensor | None:
     """
     before, keys = checkpoint.get(KEYS), sample_keys(dataset)
     if before is None or keys is None:
-        print_log(
-            f'{path if before is None else type(dataset).__name__} does not say which images it '
-            'has, so labels go by position. They are right only if the images are those of the '
-            'run that made the checkpoint, in the same order.',
-            logger='current',
-            level=logging.WARNING,
-        )
+        say_unknown(path if before is None else type(dataset).__name__)
         return None
     rows = torch.from_numpy(rows_of_before(keys, before.cpu().numpy()))
     if len(rows) == len(before) and torch.equal(rows, torch.arange(len(rows))):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mmcoke.datasets import ClusterUniformSampler, TruncatedSampler
-from mmcoke.datasets.identity import sample_keys
+from mmcoke.datasets.identity import KEYS, sample_keys
 from mmcoke.datasets.seeded_pipeline import kept_random_state
 from mmcoke.datasets.wrappers import sample_rows, without_repetition
-from mmcoke.engine.carried_labels import KEYS, TABLE, carry_rows, rows_in
+from mmcoke.engine.carried_labels import TABLE, carry_rows, rows_in
 from mmcoke.engine.model_wrappers import unwrap
 
 
