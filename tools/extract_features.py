@@ -32,7 +32,9 @@ def parse_args() -> argparse.Namespace:
     parser = network_parser(__doc__, out='folder of the arrays (work_dirs/CONFIG/features/DATA)')
     data = parser.add_mutually_exclusive_group()
     data.add_argument(
-        '--data-root', type=home, help='folder of images; its subfolders are the classes'
+        '--data-root',
+        type=home,
+        help='folder of images; its subfolders are the classes',
     )
     data.add_argument(
         '--split',

@@ -77,7 +77,7 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
 
 def finished(runner: Runner) -> nn.Module:
     """The model of a run whose epochs are all done, as it was saved; nothing is trained."""
-    runner.train_loop  # noqa: B018: built on first use; the labelers need its data set
+    assert runner.train_loop  # built on first use; the labelers need its data set
     runner.call_hook('before_run')
     runner.load_checkpoint(runner._load_from)
     return runner.model

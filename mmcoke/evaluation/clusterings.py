@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from mmcoke.clustering import UNASSIGNED, kmeans
 from mmcoke.clustering.precision import unit_rows
 from mmcoke.clustering.pseudo_labels import check_num_clusters
+from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys, say_unknown
 from mmcoke.datasets.wrappers import without_repetition
-from mmcoke.clustering.settings import check_number
 from mmcoke.features.backbones import scope_of
 from mmcoke.files import read_checkpoint
 from mmcoke.registry import DATASETS
