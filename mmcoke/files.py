@@ -217,7 +217,7 @@ def save_torch(content: Any, path: str | Path) -> None:
 def locked(path: Path, owner: str) -> Iterator[None]:
     """Hold a lock; it goes with the process, however that ends, and not to its children.
 
-    A file system without locks is taken as unlocked.
+    A file system or an operating system without locks is taken as unlocked.
 
     Args:
         path: of a file that is made for this.
@@ -226,7 +226,10 @@ def locked(path: Path, owner: str) -> Iterator[None]:
     Raises:
         BlockingIOError: if another process holds it; ``strerror`` is its owner.
     """
-    import fcntl  # not on Windows
+    if os.name == 'nt':  # which has no such locks
+        yield
+        return
+    import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+', encoding='utf-8') as file:

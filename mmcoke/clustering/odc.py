@@ -269,21 +269,6 @@ class ODCLabeler(nn.Module):
         self.num_fits += 1
 
     @float32_no_grad
-    def admit(self, idx_n: Tensor, x_nD: Tensor) -> None:
-        """Take samples without a label into the memory, and label them by the nearest centroid.
-
-        For images that were added to the data set; :meth:`recompute` afterwards.
-
-        Args:
-            idx_n: their ``sample_idx``, int64 (n,), the same on every process.
-            x_nD: their features (n, D).
-        """
-        for idx, x in zip(idx_n.split(CHUNK_SIZE), x_nD.split(CHUNK_SIZE), strict=True):
-            x = normalize(x.float(), dim=1)
-            self.memory.write(idx, x)
-            self.labels.write(idx, (x @ self.centroids.T).argmax(1))
-
-    @float32_no_grad
     def recompute(self) -> None:
         """Sum up all features of each cluster from scratch: to the bit what the steps lead to."""
         self.total.zero_()

@@ -42,11 +42,11 @@ def sample_keys(dataset: Dataset) -> np.ndarray | None:
     folders = [folder_of(leaf) for leaf in leaves]
     levels = zip(*(absolute(folder).split('/') for folder in folders if folder), strict=False)
     shared = list(takewhile(lambda names: len(set(names)) == 1, levels))
-    digests = []
+    keys = []
     for leaf, folder in zip(leaves, folders, strict=True):
         place = '/'.join(absolute(folder).split('/')[len(shared) :]) if folder else ''
-        digests += leaf_digests(leaf, folder, place)
-    keys = np.frombuffer(b''.join(digests), np.uint64)
+        keys.append(leaf_keys(leaf, folder, place))
+    keys = np.concatenate(keys)
     if len(keys) != sum(map(len, leaves)) or (len(keys) > 1 and (keys == keys[0]).all()):
         return None
     return (keys + earlier_equals(keys) * OCCURRENCE).view(np.int64)
@@ -72,24 +72,36 @@ def absolute(path: str) -> str:
     return path if '://' in path else os.path.abspath(path)
 
 
-def leaf_digests(leaf: Dataset, folder: str, place: str) -> list[bytes]:
-    """8 bytes for each sample; empty if there are no records.
+def leaf_keys(leaf: Dataset, folder: str, place: str) -> np.ndarray:
+    """One key for each sample, uint64; empty if there are no records.
 
-    Names alone if they tell the samples apart; else (several samples in one file) all that the
-    records say.
+    Of names alone if they tell the samples apart; else (several samples in one file) of all that
+    the records say.
 
     Args:
         leaf: holds the records.
         folder: with which file names in them begin.
         place: what stands for it.
     """
-    names = [record.get('img_path') for record in records_of(leaf)]
-    if names and all(isinstance(name, str) for name in names):
-        head, skip, place = folder + '/', len(folder) + 1, place and place + '/'
-        names = [place + name[skip:] if name.startswith(head) else name for name in names]
-        if len(set(names)) == len(names):
-            return [short_hash(name.encode('utf-8', 'surrogateescape')) for name in names]
-    return [whole_digest(record, folder, place) for record in records_of(leaf)]
+    keys = np.frombuffer(name_hashes(leaf, folder, place), np.uint64)
+    if len(keys) == len(leaf) and len(np.unique(keys)) == len(keys):
+        return keys
+    hashes = (whole_hash(record, folder, place) for record in records_of(leaf))
+    return np.frombuffer(b''.join(hashes), np.uint64)
+
+
+def name_hashes(leaf: Dataset, folder: str, place: str) -> bytes:
+    """8 bytes for each sample, up to the first that has no name; for millions of them."""
+    hashes, head, skip = bytearray(), folder + '/', len(folder) + 1
+    place = place and place + '/'
+    for record in records_of(leaf):
+        name = record.get('img_path')
+        if not isinstance(name, str):
+            break
+        if name.startswith(head):
+            name = place + name[skip:]
+        hashes += short_hash(name.encode('utf-8', 'surrogateescape'))
+    return bytes(hashes)
 
 
 def short_hash(data: bytes) -> bytes:
@@ -109,7 +121,7 @@ def records_of(leaf: Dataset) -> Iterator[dict]:
         yield from map(leaf.get_data_info, range(len(leaf)))
 
 
-def whole_digest(record: dict, folder: str, place: str) -> bytes:
+def whole_hash(record: dict, folder: str, place: str) -> bytes:
     """Of the array ``img`` if there is one, else of all plain values of a record."""
     values = {key: value for key, value in record.items() if key not in NO_IDENTITY}
     if hasattr(values.get('img'), '__array__'):

@@ -2,7 +2,7 @@
 
 from mmengine.runner import Runner
 
-from mmcoke.clustering.pseudo_labels import UNASSIGNED
+from mmcoke.clustering import DeepClusterLabeler
 from mmcoke.clustering.settings import check_number
 from mmcoke.datasets import ClusterUniformSampler
 from mmcoke.registry import HOOKS
@@ -41,12 +41,8 @@ class DeepClusterHook(RefitHook):
         # So a run that was finished, and resumed with more epochs, clusters first.
         return 1 + runner.epoch // self.interval
 
-    def complete(self, runner: Runner) -> None:
-        """Cluster again if there are new images; else count the members that are left."""
-        (labeler,) = self._labelers(runner)
+    def recount(self, labeler: DeepClusterLabeler) -> None:
         labeler.size.copy_(labeler.labels.sizes())
-        if (labeler.labels.label == UNASSIGNED).any():
-            self.refit(runner, runner.epoch)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

@@ -148,10 +148,11 @@ def check_visits(loader: DataLoader, may_repeat: bool) -> None:
     """
     dataset, sampler = loader.dataset, loader.sampler
     name = type(sampler).__name__
-    rows = sample_rows(dataset)
+    sample_rows(dataset)  # refuses images that share an index
+    repeats = len(dataset) > len(without_repetition(dataset))
     if isinstance(sampler, InfiniteSampler):
         raise ValueError(f'{name} never ends an epoch. Use sampler=dict(type="TruncatedSampler").')
-    if len(rows) > len(np.unique(rows)) and isinstance(sampler, ClusterUniformSampler):
+    if repeats and isinstance(sampler, ClusterUniformSampler):
         raise ValueError(
             f'{name} draws from all clusters alike, {type(dataset).__name__} repeats images: use '
             'one of them, the data set without its wrapper or the TruncatedSampler.'
@@ -159,7 +160,7 @@ def check_visits(loader: DataLoader, may_repeat: bool) -> None:
     if may_repeat:
         return
     again = 'so it would be trained on a label of the same epoch, not of the last one.'
-    if len(rows) > len(np.unique(rows)):
+    if repeats:
         raise ValueError(
             f'{type(dataset).__name__} gives images more than once in an epoch, {again} Take the '
             'wrapper away; instead of repeating all images alike, raise train_cfg.max_epochs.'

@@ -7,11 +7,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmcoke.clustering import FeatureMemory
-from mmcoke.clustering.pseudo_labels import UNASSIGNED
+from mmcoke.clustering import FeatureMemory, ODCLabeler
 from mmcoke.clustering.settings import check_number
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.features.extraction import gather_rows
 from mmcoke.files import read_checkpoint, save_torch, write_whole
 from mmcoke.registry import HOOKS
 
@@ -64,13 +62,7 @@ class ODCHook(RefitHook):
             folder = Path(runner._load_from).parent / MEMORY_FOLDER
             load_shards(labeler.memory, folder, checkpoint['meta']['epoch'], rows)
 
-    def complete(self, runner: Runner) -> None:
-        """Take new images into the memory, and forget what is gone."""
-        (labeler,) = self._labelers(runner)
-        new_n = (labeler.labels.label == UNASSIGNED).nonzero().flatten()
-        if len(new_n):
-            x_nD = gather_rows(self.features(runner, new_n.tolist()), len(new_n))
-            labeler.admit(new_n, x_nD.to(new_n.device))
+    def recount(self, labeler: ODCLabeler) -> None:
         labeler.recompute()
 
     def before_train_epoch(self, runner: Runner) -> None:
