@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-PATH = re.compile(r'(^|.*_)(root|dir|path|file|prefix|from|name|checkpoint|source|folder)')
+PATH = re.compile(r'(^|.*_)(root|dir|path|file|filename|prefix|from|name|checkpoint|source|folder)')
 """Names of settings that are text, mostly paths, whatever they look like."""
 
 ABSENT = object()
