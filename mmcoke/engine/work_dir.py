@@ -153,7 +153,11 @@ def saved_optimizer(text: str) -> str | None:
 def without_workers(cfg: Config) -> None:
     """Take away what torch refuses where the training process loads the images itself."""
     for name, loader in cfg.items():
-        if name.endswith('_dataloader') and loader and not loader.get('num_workers', 0):
+        if (
+            name.endswith('_dataloader')
+            and isinstance(loader, dict)
+            and not loader.get('num_workers')
+        ):
             loader.pop('persistent_workers', None)
             loader.pop('prefetch_factor', None)
 
