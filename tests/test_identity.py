@@ -183,7 +183,7 @@ def config(method, folder, work_dir, images=None):
 
 
 REFUSED = {
-    'repeated': ('coke', 'RepeatDataset gives .* max_epochs', dict(type='RepeatDataset', times=2)),
+    'repeated': ('coke', r'RepeatDataset gives .*max_epochs', dict(type='RepeatDataset', times=2)),
     'balanced': (
         'deepcluster',
         'ClusterUniformSampler draws .* ClassBalancedDataset repeats',

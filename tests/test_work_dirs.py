@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import runpy
 import shutil
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from mmcoke.engine.checkpoint import checkpoint_to_resume
 from mmcoke.engine.launch import build_runner, train
@@ -100,6 +103,20 @@ def test_resume_without_a_checkpoint_is_said(cfg, said):
     train(cfg)
     assert said == [f'There is no checkpoint in {cfg.work_dir} to resume from: training begins.']
     assert (Path(cfg.work_dir) / 'epoch_1.pth').is_file()
+
+
+def test_resume_takes_the_last_checkpoint_and_else_the_weights_of_the_config(tmp_path, said):
+    load_config = runpy.run_path(str(ROOT / 'tools/train.py'))['load_config']
+    folder = tmp_path / 'run'
+    (tmp_path / 'a.py').write_text(f"load_from = 'weights.pth'\nwork_dir = '{folder}'")
+    options = dict(config=str(tmp_path / 'a.py'), work_dir=None, amp=None, auto_scale_lr=False)
+    args = Namespace(**options, resume='auto', cfg_options={})
+    cfg = load_config(args)
+    assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')
+    assert 'no checkpoint' in said[0]
+    last = str(checkpoint(folder / 'epoch_2.pth'))
+    cfg = load_config(args)
+    assert (cfg.resume, cfg.load_from) == (True, last)
 
 
 def test_what_cannot_be_resumed_is_refused_with_the_remedy(cfg):
