@@ -152,8 +152,8 @@ def test_the_optimizer_of_a_checkpoint_is_read_and_not_run():
 def hold(path, ready, worker):
     """Train, as it were, with a worker that loads images."""
     with locked(path, f'process {os.getpid()} on some host'):
-        worker.value = os.fork()
-        if worker.value:
+        if pid := os.fork():
+            worker.value = pid
             ready.set()
         signal.pause()
 
@@ -170,6 +170,7 @@ def test_a_second_run_in_a_work_dir_is_refused_until_the_first_is_dead(tmp_path)
         pass
     os.kill(other.pid, signal.SIGKILL)
     other.join()
+    assert worker.value > 0
     try:
         with taken(tmp_path):
             assert f'process {os.getpid()} on' in (tmp_path / LOCK).read_text()
