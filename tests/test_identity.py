@@ -290,8 +290,7 @@ def test_labels_go_with_their_images_when_others_come_and_go(tmp_path, method):
     model = train(cfg)
     assert [len(label) for label in tables(model)] == [len(now)] * len(model.labelers)
     if method != 'coke':
-        assert model.labelers[0].size.sum() == len(now)
-        assert (tables(model)[0] >= 0).all()
+        assert model.labelers[0].size.tolist() == model.labelers[0].labels.sizes().tolist()
     state = torch.load(work_dir / 'epoch_3.pth', weights_only=True)
     assert len(state[KEYS]) == len(now)
 
