@@ -1,5 +1,6 @@
 """Files that are read safely and written whole. The ground floor: torch and no framework."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -210,6 +211,38 @@ def save_torch(content: Any, path: str | Path) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+@contextmanager
+def locked(path: Path, owner: str) -> Iterator[None]:
+    """Hold a lock; it goes with the process, however that ends, and not to its children.
+
+    A file system or an operating system without locks is taken as unlocked.
+
+    Args:
+        path: of a file that is made for this.
+        owner: what others are told about the holder.
+
+    Raises:
+        BlockingIOError: if another process holds it; ``strerror`` is its owner.
+    """
+    if os.name == 'nt':  # which has no such locks
+        yield
+        return
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+', encoding='utf-8') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                raise BlockingIOError(errno.EAGAIN, file.read(), str(path)) from None
+        file.truncate(0)
+        file.write(owner)
+        file.flush()
+        yield
 
 
 def write_text(dst: str | Path, text: str) -> None:

@@ -129,3 +129,17 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     assert report.read_scalars(tmp_path)['loss'] == [(1, 2.0), (2, 3.0), (3, 5.0), (4, 6.0)]
     with pytest.raises(FileNotFoundError, match='No run has logged'):
         report.read_scalars(tmp_path / 'elsewhere')
+
+
+def test_the_quickstart_makes_room_in_its_own_folder_alone(tmp_path):
+    """Repeated, it starts anew; another training's checkpoints stay, and are refused by train."""
+    make_room = runpy.run_path(str(ROOT / 'tools/quickstart.py'))['make_room']
+    own, other = tmp_path / 'own', tmp_path / 'other'
+    make_room(own)
+    for folder in (own, other):
+        folder.mkdir(exist_ok=True)
+        (folder / 'epoch_3.pth').touch()
+        (folder / 'last_checkpoint').touch()
+        make_room(folder)
+    assert [path.name for path in own.iterdir()] == ['.quickstart']
+    assert (other / 'epoch_3.pth').exists() and not (other / '.quickstart').exists()

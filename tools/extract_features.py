@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmcoke import zoo
 from mmcoke.cli.frozen_network import add_image_options, network_parser, progress_bar, run
+from mmcoke.cli.options import home, merge_options
 from mmcoke.engine.launch import default_work_dir
 from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.plain_images import config_images, folder_images
@@ -30,7 +31,11 @@ from mmcoke.features.unreadable import UNREADABLE
 def parse_args() -> argparse.Namespace:
     parser = network_parser(__doc__, out='folder of the arrays (work_dirs/CONFIG/features/DATA)')
     data = parser.add_mutually_exclusive_group()
-    data.add_argument('--data-root', help='folder of images; its subfolders are the classes')
+    data.add_argument(
+        '--data-root',
+        type=home,
+        help='folder of images; its subfolders are the classes',
+    )
     data.add_argument(
         '--split',
         choices=['train', 'val', 'test'],
@@ -52,10 +57,10 @@ def parse_args() -> argparse.Namespace:
 def extract(args: argparse.Namespace, device: torch.device) -> None:
     """Load, extract, and say where the features are."""
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     data = Path(args.data_root).resolve().name if args.data_root else args.split
     out = Path(args.out or Path(default_work_dir(args.config)) / 'features' / data)
-    network = load_frozen(cfg, zoo.local_file(args.checkpoint))
+    network = load_frozen(cfg, zoo.local_file(home(args.checkpoint)))
     if args.data_root:
         dataset = folder_images(network, args.data_root, size=args.size, cfg=cfg)
     else:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from rich.console import Console
@@ -19,7 +19,9 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from mmcoke.cli.options import add_options, merge_options
 from mmcoke.datasets import InMemoryImages
+from mmcoke.engine.checkpoint import saved_checkpoints
 from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import (
@@ -63,14 +65,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', default='work_dirs/quickstart', help='where the results go (%(default)s)'
     )
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as train_cfg.max_epochs=20',
-    )
+    add_options(parser, 'train_cfg.max_epochs=20')
     return parser.parse_args()
 
 
@@ -91,8 +86,27 @@ def load_config(args: argparse.Namespace, path: str | Path, work_dir: str | Path
     cfg.model.clustering.seed = args.seed
     cfg.log_level = 'ERROR'  # the progress bar and the table say the rest
     cfg.custom_hooks.append(dict(type='ProgressHook'))
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     return cfg
+
+
+MARK = '.quickstart'
+"""File that says whose checkpoints lie in a folder."""
+
+
+def make_room(work_dir: str | Path) -> None:
+    """Remove the checkpoints of an earlier quickstart; those of another training stay, and stop us.
+
+    Repeated without ``--resume``, the quickstart starts from the beginning.
+    """
+    mark = Path(work_dir) / MARK
+    saved = saved_checkpoints(work_dir)
+    if mark.exists():
+        for path in saved:
+            path.unlink()
+        (mark.parent / 'last_checkpoint').unlink(missing_ok=True)
+    elif not saved:
+        write_text(mark, '')
 
 
 def digits(cfg: Config, split: str) -> InMemoryImages:
@@ -189,6 +203,8 @@ def main() -> None:
     for name, cfg in configs.items():
         if args.all:
             console.print(f'{cfg.model.type}:')
+        if not args.resume:
+            make_room(cfg.work_dir)
         start = time.perf_counter()
         models[name] = train(cfg)
         seconds[name] = round(time.perf_counter() - start, 1)

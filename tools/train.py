@@ -4,10 +4,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from mmcoke.cli.options import add_options, home, merge_options
 from mmcoke.engine.launch import default_work_dir, train
+from mmcoke.engine.work_dir import resume_last
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,14 +43,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='go on without images that cannot be read; unreadable.txt in the work dir names them',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as train_dataloader.batch_size=32',
-    )
+    add_options(parser, 'train_dataloader.batch_size=32')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -71,20 +66,24 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     if args.skip_unreadable:
         cfg.custom_hooks = [dict(type='mmcoke.SkipUnreadableHook'), *cfg.get('custom_hooks', [])]
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    cfg.work_dir = home(args.work_dir or cfg.get('work_dir') or default_work_dir(args.config))
+    if args.resume == 'auto':
+        resume_last(cfg)
+    elif args.resume:
+        cfg.merge_from_dict(dict(resume=True, load_from=home(args.resume)))
     return cfg
 
 
 @record
 def main() -> None:
     args = parse_args()
-    train(load_config(args), args.launcher, compile_network=args.compile)
+    try:
+        train(load_config(args), args.launcher, compile_network=args.compile)
+    except ValueError as error:
+        raise SystemExit(f'error: {error}') from error
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import track
@@ -23,6 +23,8 @@ from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
 from mmcoke.reporting.results import table_of, write_results
 
+from .options import add_options, home, merge_options
+
 BENCHMARK_FOLDER = 'folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
 
 
@@ -31,6 +33,7 @@ def frozen_parser(description: str) -> argparse.ArgumentParser:
     parser = network_parser(description)
     parser.add_argument(
         '--data-root',
+        type=home,
         help="folder with train and val, each with a folder per class (the config's data sets)",
     )
     add_image_options(parser)
@@ -70,14 +73,7 @@ def network_parser(description: str, out: str = BENCHMARK_FOLDER) -> argparse.Ar
         default=min(4, os.cpu_count()),
         help='processes that load images, per process (%(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as val_dataloader.dataset.data_root=my/data',
-    )
+    add_options(parser, 'val_dataloader.dataset.data_root=my/data')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch'],
@@ -106,11 +102,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's choices; checkpoint and ``args.out`` become paths."""
-    args.checkpoint = zoo.local_file(args.checkpoint)
+    args.checkpoint = zoo.local_file(home(args.checkpoint))
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     folder = Path(default_work_dir(args.config)) / 'benchmarks' / args.checkpoint.stem
-    args.out = Path(args.out or folder)
+    args.out = Path(home(args.out) if args.out else folder)
     return cfg
 
 

@@ -76,9 +76,7 @@ def checkpoint_to_resume(work_dir: str | Path, checkpoint: str | None = None) ->
     """
     saved = saved_checkpoints(work_dir)
     if checkpoint is None:
-        note = Path(work_dir) / 'last_checkpoint'
-        noted = note.read_text().strip() if note.is_file() else ''
-        checkpoint = noted if Path(noted).is_file() else next(map(str, saved), None)
+        checkpoint = last_checkpoint(work_dir, saved)
     if checkpoint is None or '://' in checkpoint:
         return checkpoint
     try:
@@ -91,6 +89,27 @@ def checkpoint_to_resume(work_dir: str | Path, checkpoint: str | None = None) ->
         )
         raise ValueError(f'Cannot resume: {error} {remedy}') from error
     return checkpoint
+
+
+def last_checkpoint(work_dir: str | Path, saved: list[Path]) -> str | None:
+    """The checkpoint that a work dir notes as its last, or its newest; None if there is none.
+
+    The note has an absolute path, which in a copied work dir is another's: what counts is the name.
+
+    Raises:
+        ValueError: if the only one that is noted lies elsewhere.
+    """
+    note = Path(work_dir) / 'last_checkpoint'
+    noted = Path(note.read_text().strip()) if note.is_file() else Path()
+    beside = Path(work_dir) / noted.name
+    if beside.is_file():
+        return str(beside)
+    if not saved and noted.is_file():
+        raise ValueError(
+            f'{note} names {noted}, which is not in this folder. In a copy of a work dir, copy the '
+            f'checkpoint as well; to go on from that one: --resume {quote(str(noted))}'
+        )
+    return str(saved[0]) if saved else None
 
 
 def saved_checkpoints(folder: str | Path) -> list[Path]:

@@ -18,12 +18,13 @@ from mmcoke.datasets import UnreadableImageError
 from .batch_size import AccumulationAwareRunner
 from .checkpoint import (
     WorkDirError,
-    checkpoint_to_resume,
     concerns,
     require_writable,
+    saved_checkpoints,
     work_dir_error,
 )
 from .model_wrappers import CPUDistributedDataParallel, unwrap
+from .work_dir import choose_start, is_finished, refuse_used, taken, without_workers
 
 
 def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False) -> nn.Module:
@@ -38,21 +39,26 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
             as they are.
 
     Returns:
-        The trained model, without a wrapper for distributed training.
+        The trained model, without a wrapper for distributed training. Of a run that is finished
+        and resumed, the saved one.
+
+    Raises:
+        ValueError: if another run is in the work dir, or one that would be overwritten.
     """
-    advice = f'Checkpoints are in {cfg.work_dir}; go on with --resume.'
     try:
         require_writable(cfg.work_dir)
-        runner = build_runner(cfg, launcher)
-        if compile_network:
-            model = unwrap(runner.model)
-            for part in (model.backbone, model.neck):
-                if part is not None:
-                    part.compile()
-        model = unwrap(runner.train())
+        with taken(cfg.work_dir, launcher):
+            refuse_used(cfg)
+            runner = build_runner(cfg, launcher)
+            if compile_network:
+                model = unwrap(runner.model)
+                for part in (model.backbone, model.neck):
+                    if part is not None:
+                        part.compile()
+            model = unwrap(finished(runner) if is_finished(cfg) else runner.train())
     except UnreadableImageError as error:
         skip = 'With --skip-unreadable training goes on without such images.'
-        raise SystemExit(f'{error}\n{advice} {skip}') from None
+        raise SystemExit(f'{error}\n{way_on(cfg.work_dir)} {skip}') from None
     except WorkDirError as error:
         raise SystemExit(str(error)) from None
     except OSError as error:
@@ -61,13 +67,28 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
         what = f'{error.filename or cfg.work_dir}'
         raise SystemExit(str(work_dir_error(error, cfg.work_dir, what))) from None
     except KeyboardInterrupt:
-        print(f'\nInterrupted. {advice}', file=sys.stderr)
+        print(f'\nInterrupted. {way_on(cfg.work_dir)}', file=sys.stderr)
         raise SystemExit(130) from None
     if dist.is_initialized():
         # Together: a process that ends while others still talk to it can make them abort.
         dist.barrier()
         dist.destroy_process_group()
     return model
+
+
+def finished(runner: Runner) -> nn.Module:
+    """The model of a run whose epochs are all done, as it was saved; nothing is trained."""
+    assert runner.train_loop  # built on first use; the labelers need its data set
+    runner.call_hook('before_run')
+    runner.load_checkpoint(runner._load_from)
+    return runner.model
+
+
+def way_on(work_dir: str) -> str:
+    """How to go on after an interruption."""
+    if saved_checkpoints(work_dir):
+        return f'Checkpoints are in {work_dir}; go on with --resume.'
+    return f'There is no checkpoint in {work_dir} yet; start again.'
 
 
 def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
@@ -82,12 +103,11 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
 
     Raises:
         ValueError: if there are more processes than GPUs on this machine, or the checkpoint to
-            resume from is damaged.
+            resume from is damaged or of another optimizer.
     """
     cfg.launcher = launcher
-    if cfg.get('resume'):
-        cfg.load_from = checkpoint_to_resume(cfg.work_dir, cfg.get('load_from'))
-        cfg.resume = cfg.load_from is not None
+    choose_start(cfg)
+    without_workers(cfg)
     if launcher != 'none':
         if torch.cuda.is_available():
             check_num_gpus()

@@ -17,6 +17,8 @@ from mmcoke.clustering import UNASSIGNED, kmeans
 from mmcoke.clustering.precision import unit_rows
 from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.clustering.settings import check_number
+from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys, say_unknown
+from mmcoke.datasets.wrappers import without_repetition
 from mmcoke.features.backbones import scope_of
 from mmcoke.files import read_checkpoint
 from mmcoke.registry import DATASETS
@@ -107,7 +109,12 @@ def own_scores(
     if not tables:
         return {}
     try:
-        classes = classes_of(training_images(cfg, data_root))
+        dataset = without_repetition(training_images(cfg, data_root))
+        classes = classes_of(dataset)
+        rows = rows_of_images(dataset, checkpoint)
+        if rows is not None:
+            classes = classes[rows >= 0]
+            tables = {name: label[rows[rows >= 0]] for name, label in tables.items()}
         return {name: table_scores(label, classes) for name, label in tables.items()}
     except (OSError, ValueError) as error:
         print_log(
@@ -116,6 +123,38 @@ def own_scores(
             level=logging.WARNING,
         )
         return {}
+
+
+def rows_of_images(dataset: Dataset, checkpoint: str | Path) -> np.ndarray | None:
+    """Where images are in the label tables of a checkpoint: by name.
+
+    Returns:
+        int64 (A,), -1 for images that are not in it, of which a warning tells; None, with another
+        warning, if checkpoint or data set do not say which images they have.
+
+    Raises:
+        ValueError: if fewer than half of the checkpoint's images are there.
+    """
+    before, keys = read_checkpoint(checkpoint).get(KEYS), sample_keys(dataset)
+    if before is None or keys is None:
+        say_unknown(checkpoint if before is None else type(dataset).__name__)
+        return None
+    rows = rows_of_before(keys, before.numpy())
+    kept = int((rows >= 0).sum())
+    if kept < len(before) / 2:
+        raise ValueError(
+            f'{checkpoint} is of {len(before)} images, and only {kept} of them are among the '
+            f'{len(rows)} training images. Name those it was trained on: --data-root, or '
+            '--cfg-options train_dataloader.dataset.data_root=...'
+        )
+    if kept < max(len(before), len(rows)):
+        print_log(
+            f'Compared are the {kept} of {len(before)} images of {checkpoint} that are among the '
+            f'{len(rows)} training images, by name.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return rows
 
 
 def label_tables(checkpoint: str | Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from mmengine.runner import Runner
 
+from mmcoke.clustering import DeepClusterLabeler
 from mmcoke.clustering.settings import check_number
 from mmcoke.datasets import ClusterUniformSampler
 from mmcoke.registry import HOOKS
@@ -39,6 +40,9 @@ class DeepClusterHook(RefitHook):
     def num_fits_due(self, runner: Runner) -> int:
         # So a run that was finished, and resumed with more epochs, clusters first.
         return 1 + runner.epoch // self.interval
+
+    def recount(self, labeler: DeepClusterLabeler) -> None:
+        labeler.size.copy_(labeler.labels.sizes())
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

@@ -3,39 +3,73 @@
 import logging
 import math
 
+import numpy as np
 import torch
-from mmengine.dataset import ConcatDataset as MMEngineConcatDataset
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
 
-from mmcoke.datasets import ConcatDataset
+from mmcoke.datasets import ClusterUniformSampler, TruncatedSampler
+from mmcoke.datasets.identity import KEYS, sample_keys
+from mmcoke.datasets.seeded_pipeline import kept_random_state
+from mmcoke.datasets.wrappers import sample_rows, without_repetition
+from mmcoke.engine.carried_labels import TABLE, carry_rows, rows_in
 from mmcoke.engine.model_wrappers import unwrap
 
 
 class LabelerHook(Hook):
-    """Makes the labelers for the training set; checks loop, data, checkpoint and loss."""
+    """Makes the labelers for the training set; checks loop, data, checkpoint and loss.
+
+    Checkpoints hold a key of each image, so a run can be resumed with images added or removed: the
+    others keep their labels.
+    """
+
+    may_repeat = False
+    """Whether an image may come more than once in an epoch: not where targets are of the last."""
 
     def before_run(self, runner: Runner) -> None:
         """Refuse what cannot be trained: a ValueError with the remedy."""
         if isinstance(runner._train_loop, BaseLoop):  # else a run that only tests
             check_train_loop(runner._train_loop)
+            check_visits(runner._train_loop.dataloader, self.may_repeat)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Make the labelers, and refuse a checkpoint that does not fit them.
+        """Make the labelers, find their images again, and refuse a checkpoint that does not fit.
 
         mmengine would load such a one in part.
 
         Raises:
             ValueError: if it is of another method, number of clusters or data set.
         """
-        if isinstance(runner._train_loop, BaseLoop):
-            state_dict = checkpoint.get('state_dict', checkpoint)
-            saved = {name.removeprefix('module.'): x.shape for name, x in state_dict.items()}
-            labelers = self._labelers(runner)
-            check_labeler_state(labelers, saved, runner._resume)
-            check_weights(unwrap(runner.model), saved, runner._resume)
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        state_dict, labelers = checkpoint.get('state_dict', checkpoint), self._labelers(runner)
+        rows = None
+        if any(map(TABLE.fullmatch, state_dict)):
+            dataset = runner.train_dataloader.dataset
+            rows = rows_in(checkpoint, dataset, runner._load_from or 'The checkpoint')
+        if rows is not None:
+            carry_rows(state_dict, labelers, rows)
+        saved = {name.removeprefix('module.'): x.shape for name, x in state_dict.items()}
+        check_labeler_state(labelers, saved, runner._resume)
+        check_weights(unwrap(runner.model), saved, runner._resume)
+        self.load_rows(runner, checkpoint, rows)
+
+    def load_rows(self, runner: Runner, checkpoint: dict, rows: Tensor | None) -> None:
+        """Load what is kept beside a checkpoint, if there is such; rows as in :func:`rows_in`."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the keys of the images into it."""
+        if self._keys is None:
+            self._keys = sample_keys(runner.train_dataloader.dataset)
+        if self._keys is not None:
+            checkpoint[KEYS] = torch.from_numpy(self._keys)
+
+    _keys: np.ndarray | None = None
 
     def before_train(self, runner: Runner) -> None:
         self._labelers(runner)
@@ -49,7 +83,7 @@ class LabelerHook(Hook):
         """
         model = unwrap(runner.model)
         if not model.labelers:
-            model.init_labelers(len(runner.train_dataloader.dataset))
+            model.init_labelers(len(without_repetition(runner.train_dataloader.dataset)))
         return model.labelers
 
     def after_train_iter(
@@ -87,7 +121,7 @@ def mean_loss(runner: Runner) -> float:
 
 
 def check_train_loop(loop: BaseLoop) -> None:
-    """Refuse loops without epochs, empty epochs, and data sets without a unique ``sample_idx``."""
+    """Refuse loops without epochs, and empty epochs."""
     if not isinstance(loop, EpochBasedTrainLoop):
         raise ValueError(
             'Clustering goes by epochs: set train_cfg=dict(by_epoch=True, max_epochs=...), '
@@ -100,11 +134,57 @@ def check_train_loop(loop: BaseLoop) -> None:
             f'{loader.batch_size} per process, so with drop_last=True an epoch has no batch. Set a '
             'smaller train_dataloader.batch_size, or give more images.'
         )
-    if isinstance(dataset, MMEngineConcatDataset) and not isinstance(dataset, ConcatDataset):
+
+
+def check_visits(loader: DataLoader, may_repeat: bool) -> None:
+    """Refuse data sets and samplers by which labels would go to other images, or come too early.
+
+    Args:
+        loader: of the training set.
+        may_repeat: whether an image may come more than once in an epoch.
+
+    Raises:
+        ValueError: if it does and may not, images share a ``sample_idx``, or an epoch has no end.
+    """
+    dataset, sampler = loader.dataset, loader.sampler
+    name = type(sampler).__name__
+    sample_rows(dataset)  # refuses images that share an index
+    repeats = len(dataset) > len(without_repetition(dataset))
+    if isinstance(sampler, InfiniteSampler):
+        raise ValueError(f'{name} never ends an epoch. Use sampler=dict(type="TruncatedSampler").')
+    if repeats and isinstance(sampler, ClusterUniformSampler):
         raise ValueError(
-            "mmengine's ConcatDataset gives samples of different parts the same sample_idx. "
-            'Use dict(type="mmcoke.ConcatDataset", ...), which numbers them through.'
+            f'{name} draws from all clusters alike, {type(dataset).__name__} repeats images: use '
+            'one of them, the data set without its wrapper or the TruncatedSampler.'
         )
+    if may_repeat:
+        return
+    again = 'so it would be trained on a label of the same epoch, not of the last one.'
+    if repeats:
+        raise ValueError(
+            f'{type(dataset).__name__} gives images more than once in an epoch, {again} Take the '
+            'wrapper away; instead of repeating all images alike, raise train_cfg.max_epochs.'
+        )
+    if draws_again(loader):
+        raise ValueError(
+            f'{name} draws images more than once in an epoch, {again} Use '
+            'sampler=dict(type="TruncatedSampler").'
+        )
+
+
+def draws_again(loader: DataLoader) -> bool:
+    """Whether a sampler draws an image twice in an epoch, on one process or on two."""
+    sampler = loader.sampler
+    even = getattr(sampler, 'total_size', 0) <= len(loader.dataset)
+    if type(sampler) in (TruncatedSampler, DefaultSampler, SequentialSampler) and even:
+        return False
+    with kept_random_state():
+        drawn = torch.tensor(list(sampler), dtype=torch.int64)
+    if loader.drop_last:
+        drawn = drawn[: len(drawn) // loader.batch_size * loader.batch_size]
+    times = drawn.bincount(minlength=len(loader.dataset))
+    all_reduce(times)  # mmengine brings it to the device that the backend needs
+    return bool((times > 1).any())
 
 
 def check_weights(model: nn.Module, saved: dict[str, torch.Size], resume: bool) -> None:

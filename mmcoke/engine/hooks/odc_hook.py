@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from torch import Tensor
 
-from mmcoke.clustering import FeatureMemory
+from mmcoke.clustering import FeatureMemory, ODCLabeler
 from mmcoke.clustering.settings import check_number
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.files import read_checkpoint, save_torch, write_whole
@@ -54,13 +55,15 @@ class ODCHook(RefitHook):
         self.centroids_interval = centroids_interval
         self.small_clusters_interval = small_clusters_interval
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """As for all methods; also load the rows of a memory that is spread over processes."""
-        super().after_load_checkpoint(runner, checkpoint)
-        labelers = unwrap(runner.model).labelers
-        if labelers and labelers[0].memory.sharded and runner._resume:
+    def load_rows(self, runner: Runner, checkpoint: dict, rows: Tensor | None) -> None:
+        """Load the rows of a memory that is spread over processes."""
+        (labeler,) = unwrap(runner.model).labelers
+        if labeler.memory.sharded and runner._resume:
             folder = Path(runner._load_from).parent / MEMORY_FOLDER
-            load_shards(labelers[0].memory, folder, checkpoint['meta']['epoch'])
+            load_shards(labeler.memory, folder, checkpoint['meta']['epoch'], rows)
+
+    def recount(self, labeler: ODCLabeler) -> None:
+        labeler.recompute()
 
     def before_train_epoch(self, runner: Runner) -> None:
         (labeler,) = unwrap(runner.model).labelers
@@ -122,24 +125,34 @@ def save_shard(memory: FeatureMemory, folder: Path, epoch: int) -> None:
             path.unlink()
 
 
-def load_shards(memory: FeatureMemory, folder: Path, epoch: int) -> None:
+def load_shards(
+    memory: FeatureMemory, folder: Path, epoch: int, rows: Tensor | None = None
+) -> None:
     """Load the rows of this process from what any number of processes have saved.
+
+    Args:
+        memory: spread over processes.
+        folder: of all shards.
+        epoch: of the checkpoint that they belong to.
+        rows: of all present images in the memory that was saved (A,), -1 for new ones, which keep
+            theirs; None if the images are the same.
 
     Raises:
         ValueError: if rows are missing, or they are of another data set.
     """
-    found = torch.zeros(len(memory.x), dtype=torch.bool)
+    row_n = torch.arange(memory.num_samples) if rows is None else rows
+    row_n = row_n[memory.own]
+    found_n = row_n < 0
     for path in sorted(folder.glob(f'epoch_{epoch}_from_*.pth')):
         shard = read_checkpoint(path, mmap=True)
-        last = shard['first'] + len(shard['x'])
-        begin, end = max(memory.first, shard['first']), min(memory.own.stop, last)
-        if shard['num_samples'] == memory.num_samples and begin < end:
-            rows = slice(begin - memory.first, end - memory.first)
-            memory.x[rows] = shard['x'][begin - shard['first'] : end - shard['first']]
-            found[rows] = True
-    if not found.all():
+        here_n = (row_n >= shard['first']) & (row_n < shard['first'] + len(shard['x']))
+        if rows is not None or shard['num_samples'] == memory.num_samples:
+            x_nD = shard['x'][row_n[here_n] - shard['first']]
+            memory.x[here_n.to(memory.x.device)] = x_nD.to(memory.x.device)
+            found_n |= here_n
+    if not found_n.all():
         raise ValueError(
-            f'The memory of epoch {epoch} is not complete: {int((~found).sum())} of {len(found)} '
-            f'rows are missing in {folder}. Copy that folder of all machines beside the '
-            'checkpoint, or start a new run from its weights with --cfg-options load_from=....'
+            f'The memory of epoch {epoch} is not complete: {int((~found_n).sum())} of '
+            f'{len(found_n)} rows are missing in {folder}. Copy that folder of all machines beside '
+            'the checkpoint, or start a new run from its weights with --cfg-options load_from=....'
         )

@@ -14,7 +14,7 @@ from mmcoke.clustering import KMeansResult
 from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.loading import add_to_listing, plain_pipeline, skips_unreadable
-from mmcoke.datasets.wrappers import with_pipelines
+from mmcoke.datasets.wrappers import with_pipelines, without_repetition
 from mmcoke.engine.main_process import run_on_main
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.evaluation.clustering import contingency, mutual_information
@@ -40,6 +40,9 @@ class RefitHook(LabelerHook):
         ValueError: if one of these is out of its range.
     """
 
+    # DeepCluster's labels do not change within an epoch, ODC's are meant to change at each visit.
+    may_repeat = True
+
     def __init__(self, pipeline: list[dict], batch_size: int = 128, num_workers: int = 0) -> None:
         check_number('batch_size', batch_size, '[1, inf)', whole=True)
         check_number('num_workers', num_workers, '[0, inf)', whole=True)
@@ -58,6 +61,15 @@ class RefitHook(LabelerHook):
         (labeler,) = self._labelers(runner)
         if labeler.num_fits < self.num_fits_due(runner):
             self.refit(runner, runner.epoch)
+        else:
+            self.recount(labeler)
+
+    def recount(self, labeler: nn.Module) -> None:
+        """Let what follows from the labels follow those that a checkpoint brought.
+
+        Images may be gone since; new ones have no label yet.
+        """
+        raise NotImplementedError
 
     def refit(self, runner: Runner, epoch: int) -> None:
         """Extract the features of all images, cluster them, label all, reset the classifier.
@@ -69,7 +81,7 @@ class RefitHook(LabelerHook):
         start = time.perf_counter()
         model = unwrap(runner.model)
         labeler, name = model.labelers[0], type(model).__name__
-        dataset = runner.train_dataloader.dataset
+        dataset = without_repetition(runner.train_dataloader.dataset)
         notes, skip = [], skips_unreadable(dataset)
         transforms = Compose(self.pipeline).transforms
         dataset = with_pipelines(dataset, lambda part: plain_pipeline(part, transforms))
