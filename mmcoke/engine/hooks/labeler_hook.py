@@ -18,6 +18,7 @@ from mmcoke.datasets.identity import KEYS, sample_keys
 from mmcoke.datasets.seeded_pipeline import kept_random_state
 from mmcoke.datasets.wrappers import sample_rows, without_repetition
 from mmcoke.engine.carried_labels import TABLE, carry_rows, rows_in
+from mmcoke.engine.loops import EpochLoop
 from mmcoke.engine.model_wrappers import unwrap
 
 
@@ -57,6 +58,8 @@ class LabelerHook(Hook):
         saved = {name.removeprefix('module.'): x.shape for name, x in state_dict.items()}
         check_labeler_state(labelers, saved, runner._resume)
         check_weights(unwrap(runner.model), saved, runner._resume)
+        if runner._resume:
+            check_place(runner._train_loop, checkpoint['meta'], images_changed=rows is not None)
         self.load_rows(runner, checkpoint, rows)
 
     def load_rows(self, runner: Runner, checkpoint: dict, rows: Tensor | None) -> None:
@@ -185,6 +188,33 @@ def draws_again(loader: DataLoader) -> bool:
     times = drawn.bincount(minlength=len(loader.dataset))
     all_reduce(times)  # mmengine brings it to the device that the backend needs
     return bool((times > 1).any())
+
+
+def check_place(loop: BaseLoop, meta: dict, *, images_changed: bool) -> None:
+    """Refuse a checkpoint within an epoch that cannot be gone on with.
+
+    Args:
+        loop: of the run.
+        meta: of the checkpoint.
+        images_changed: whether the data set has other images since.
+
+    Raises:
+        ValueError: if the loop would train all of that epoch again, or what is left of it cannot be
+            told, because the order of other images is another.
+    """
+    if not meta.get('place', {}).get('done'):
+        return
+    if not isinstance(loop, EpochLoop):
+        raise ValueError(
+            f'The checkpoint lies within an epoch, where {type(loop).__name__} cannot go on. '
+            "Resume with tools/train.py, or set train_cfg=dict(type='mmcoke.EpochLoop', "
+            'max_epochs=...).'
+        )
+    if images_changed:
+        raise ValueError(
+            'The checkpoint lies within an epoch, and the data set has other images since. Resume '
+            'from the end of an epoch, which carries the labels over: --resume .../epoch_N.pth'
+        )
 
 
 def check_weights(model: nn.Module, saved: dict[str, torch.Size], resume: bool) -> None:
