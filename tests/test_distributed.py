@@ -235,7 +235,10 @@ def two_epochs(rank, world_size, folder, method):
         dist.init_process_group('gloo', store, rank=rank, world_size=world_size)
     model = network(method)
     labelers, model.labelers = model.labelers, torch.nn.ModuleList()
-    forward = model if world_size == 1 else CPUDistributedDataParallel(model)
+    if world_size == 1:
+        forward = model
+    else:
+        forward = CPUDistributedDataParallel(model, broadcast_buffers=False)  # as launch.py
     model.labelers = labelers  # after wrapping, as the hooks do: gloo broadcasts no 16-bit integers
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(48, 1, 16, 16, generator=generator)

@@ -24,9 +24,9 @@ def test_amp_leaves_clustering_and_loss_in_float32(tiny_config, monkeypatch, dty
     model.backbone.register_forward_hook(lambda *a: seen.update(network=a[-1][0].dtype))
     step = model.labelers[0].step
 
-    def spy_step(x_ND, idx_N):
+    def spy_step(x_ND, idx_N, own):
         seen['clustered'] = x_ND.dtype
-        return step(x_ND, idx_N)
+        return step(x_ND, idx_N, own)
 
     # The module; the package has its function under the same name.
     losses = sys.modules['mmcoke.losses.coke_loss']
