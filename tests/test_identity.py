@@ -249,7 +249,7 @@ def test_repeated_images_train_on_the_cluster_of_their_own_features(tmp_path, me
     if method == 'odc':  # labels follow the sums of clusters, the memory hardly moves
         x = labeler.memory.x.reshape(8, 8, -1)
         assert (x - x[0]).abs().max() < 1e-5
-        assert torch.pdist(x[0]).min() > 1e-4
+        assert torch.pdist(x[0]).median() > 1e-4
         return
     label = labeler.labels.label.reshape(8, 8)
     assert (label >= 0).all()
