@@ -1,6 +1,7 @@
 """Hooks of tests whose training runs in other processes."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -40,6 +41,28 @@ class KillHook(Hook):
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.iter == self.iteration:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Sends a signal in an iteration, counted from 1 over all epochs.
+
+    Args:
+        iteration: which one.
+        signum: the signal.
+        to_script: from process 1 to the script that started torchrun; else to this process.
+    """
+
+    def __init__(self, iteration, signum, to_script=False):
+        self.iteration, self.signum, self.to_script = iteration, signum, to_script
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.iteration:
+            if not self.to_script:
+                os.kill(os.getpid(), self.signum)
+            elif get_rank() == 1:
+                torchrun = Path(f'/proc/{os.getppid()}/status').read_text()
+                os.kill(int(re.search(r'PPid:\s+(\d+)', torchrun)[1]), self.signum)
 
 
 @HOOKS.register_module()

@@ -1,6 +1,7 @@
 """Two processes through the launcher that users type."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from conftest import ROOT, tiny
 from mmengine.dist import get_rank
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
+from test_resume import assert_same
 
 from mmcoke.clustering import FeatureMemory
 from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
@@ -20,15 +22,19 @@ from mmcoke.engine.hooks.refit_hook import cluster_on_main
 from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
 from mmcoke.engine.launch import train
 from mmcoke.features.extraction import gather_rows, own_features
+from mmcoke.files import read_checkpoint
 from mmcoke.registry import MODELS
 
 
+def environment():
+    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests"}')
+
+
 def dist_train(config, num_processes, *arguments):
-    environment = dict(os.environ, PYTHONPATH=f'{ROOT / "tests"}')
     return subprocess.run(
         ['bash', 'tools/dist_train.sh', str(config), str(num_processes), *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -126,14 +132,48 @@ def test_a_spread_memory_trains_and_resumes_as_one_in_one_piece(tmp_path):
 
     # As one process or three would load them, and when a part is missing.
     memory = FeatureMemory(1257, 8)
-    load_shards(memory, shards[0].parent, 4)
+    load_shards(memory, shards[0].parent, 'epoch_4')
     assert torch.equal(memory.x, torch.cat(rows))
     memory.first, memory.x = 419, torch.zeros(419, 8)
-    load_shards(memory, shards[0].parent, 4)
+    load_shards(memory, shards[0].parent, 'epoch_4')
     assert torch.equal(memory.x, torch.cat(rows)[419:838])
     shards[1].unlink()
     with pytest.raises(ValueError, match='209 of 419 rows are missing'):
-        load_shards(memory, shards[0].parent, 4)
+        load_shards(memory, shards[0].parent, 'epoch_4')
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path):
+    """TERM, to the script, in the middle of the second epoch; then the command that it tells."""
+    ends = []
+    for name, hooks in (
+        ('whole', []),
+        ('parts', [dict(type='SignalHook', iteration=15, signum=15, to_script=True)]),
+    ):
+        cfg = tiny('coke', tmp_path / name)
+        cfg.custom_hooks += hooks
+        cfg.merge_from_dict(
+            {
+                'custom_imports': dict(imports=['spy_hook'], allow_failed_imports=False),
+                'train_dataloader.num_workers': 1,
+                'train_cfg.max_epochs': 2,
+            }
+        )
+        cfg.dump(tmp_path / f'{name} 1.py')
+        result = dist_train(tmp_path / f'{name} 1.py', 2)
+        if hooks:
+            assert result.returncode == 128 + 15
+            (saved,) = Path(cfg.work_dir).glob('interrupted_epoch_2_iter_*.pth')
+            assert f'{saved} is saved' in result.stderr
+            command = re.search(r'go on with:\n(.*)', result.stderr)[1]
+            assert f"bash tools/dist_train.sh '{tmp_path}/parts 1.py' 2 --resume" in command
+            result = subprocess.run(
+                command, shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True
+            )
+        assert result.returncode == 0, result.stderr[-3000:]
+        ends.append(read_checkpoint(Path(cfg.work_dir) / 'epoch_2.pth'))
+    for part in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert_same(*(end[part] for end in ends), part)
 
 
 def test_a_failing_process_says_why(tiny_config, tmp_path):

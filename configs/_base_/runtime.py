@@ -10,7 +10,7 @@ default_hooks = dict(
         backend_args=dict(backend='whole_files'),  # a checkpoint is complete or not there
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    sample_seed=dict(type='SampleSeedHook'),  # augmentation depends on (seed, epoch, sample)
+    sample_seed=dict(type='SampleSeedHook'),  # randomness from seed, place and sample
 )
 
 # machine: does not change results
@@ -19,6 +19,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
+rank_timeout = 120  # seconds of silence after which a process counts as lost, and the others end
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 log_level = 'INFO'

@@ -123,6 +123,10 @@ class CoKeLabeler(nn.Module):
         self.kmeans.set_epoch(epoch)
         self._changed.zero_()
 
+    def continue_epoch(self, epoch: int) -> None:
+        """Go on within an epoch whose state was loaded, instead of :meth:`set_epoch`."""
+        self.kmeans.continue_epoch(epoch)
+
     def end_epoch(self) -> None:
         """Publish the centers; raises ValueError as :meth:`OnlineConstrainedKMeans.end_epoch`."""
         self.kmeans.end_epoch()

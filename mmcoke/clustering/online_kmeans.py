@@ -139,7 +139,7 @@ class OnlineConstrainedKMeans(nn.Module):
         self.count += size_K.long()
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch; counts start at 0, also where a run resumes from the middle of one.
+        """Begin an epoch; counts start at 0, whatever a checkpoint has (the authors' are stale).
 
         Args:
             epoch: number of the epoch, from 0.
@@ -147,6 +147,10 @@ class OnlineConstrainedKMeans(nn.Module):
         check_number('epoch', epoch, '[0, inf)', whole=True)
         self.epoch = epoch
         self.count.zero_()
+
+    def continue_epoch(self, epoch: int) -> None:
+        """Go on within an epoch, with the counts and centers of a checkpoint in its middle."""
+        self.epoch = epoch
 
     @torch.no_grad()
     def end_epoch(self) -> None:

@@ -1,15 +1,16 @@
 """From a config and command-line choices to a runner, on GPUs and without."""
 
 import os
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from mmengine.runner import Runner
 from torch import nn
 
@@ -23,14 +24,18 @@ from .checkpoint import (
     require_writable,
     work_dir_error,
 )
+from .hooks import InterruptionHook
+from .interruption import Interrupted, StopSignals, say, way_on
+from .loops import EpochLoop
 from .model_wrappers import CPUDistributedDataParallel, unwrap
+from .processes import PATIENCE, RANK_TIMEOUT, RankWatch, watched
 
 
 def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False) -> nn.Module:
     """Train what a config describes; for entry points.
 
-    An unreadable image or Ctrl-C ends the program with a message that says how to go on, not with a
-    traceback.
+    A signal, an unreadable image or a process that is lost ends the program with a message that
+    says what was saved and how to go on, not with a traceback.
 
     Args:
         cfg, launcher: see :func:`build_runner`.
@@ -39,20 +44,20 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
 
     Returns:
         The trained model, without a wrapper for distributed training.
+
+    Raises:
+        SystemExit: with the status 128 + n after signal n.
     """
-    advice = f'Checkpoints are in {cfg.work_dir}; go on with --resume.'
+    remedy = partial(way_on, cfg.work_dir)
     try:
         require_writable(cfg.work_dir)
-        runner = build_runner(cfg, launcher)
-        if compile_network:
-            model = unwrap(runner.model)
-            for part in (model.backbone, model.neck):
-                if part is not None:
-                    part.compile()
-        model = unwrap(runner.train())
+        with StopSignals(cfg.work_dir) as signals:
+            join_processes(cfg, launcher)
+            with watched(cfg.get('rank_timeout', RANK_TIMEOUT), remedy) as watch:
+                model, stop = run(cfg, launcher, signals, watch, compile_network)
     except UnreadableImageError as error:
         skip = 'With --skip-unreadable training goes on without such images.'
-        raise SystemExit(f'{error}\n{advice} {skip}') from None
+        raise SystemExit(f'{error}\n{skip} {remedy()}') from None
     except WorkDirError as error:
         raise SystemExit(str(error)) from None
     except OSError as error:
@@ -60,25 +65,56 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
             raise
         what = f'{error.filename or cfg.work_dir}'
         raise SystemExit(str(work_dir_error(error, cfg.work_dir, what))) from None
-    except KeyboardInterrupt:
-        print(f'\nInterrupted. {advice}', file=sys.stderr)
-        raise SystemExit(130) from None
-    if dist.is_initialized():
-        # Together: a process that ends while others still talk to it can make them abort.
-        dist.barrier()
-        dist.destroy_process_group()
+    except Interrupted as early:
+        tell_interrupted(early, cfg.work_dir)
+        stop = early
+    leave_processes()
+    if stop is not None:
+        raise SystemExit(128 + stop.signum)
     return model
 
 
-def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
-    """Runner for a config, in one process or as one of many.
+def run(
+    cfg: Config, launcher: str, signals: StopSignals, watch: RankWatch, compile_network: bool
+) -> tuple[nn.Module | None, Interrupted | None]:
+    """Train; the model, or what interrupted all processes together."""
+    runner = build_runner(cfg, launcher, signals=signals)
+    if isinstance(runner.train_loop, EpochLoop):
+        runner.train_loop.loading = watch.loading
+    if compile_network:
+        compile_parts(unwrap(runner.model))
+    try:
+        return unwrap(runner.train()), None
+    except Interrupted as stop:
+        if stop.checkpoint is None:
+            raise
+        tell_interrupted(stop, cfg.work_dir)
+        return None, stop
 
-    mmengine's launcher calls ``torch.cuda.set_device`` whatever the machine. Without a GPU, the
-    process group is therefore made here, with gloo, before the runner would make its own.
+
+def compile_parts(model: nn.Module) -> None:
+    """Compile what is neither clustering nor loss."""
+    for part in (model.backbone, model.neck):
+        if part is not None:
+            part.compile()
+
+
+def tell_interrupted(stop: Interrupted, work_dir: str) -> None:
+    """Say what was saved and how to go on."""
+    name = signal.Signals(stop.signum).name
+    what = f'{stop.checkpoint} is saved' if stop.checkpoint else 'before training had begun'
+    say(f'Stopped by {name}: {what}. {way_on(work_dir)}')
+
+
+def build_runner(
+    cfg: Config, launcher: str = 'none', *, signals: StopSignals | None = None
+) -> Runner:
+    """Runner for a config, in one process or as one of many.
 
     Args:
         cfg: a complete training config; ``work_dir`` is set.
         launcher: 'none', 'pytorch' (torchrun), 'slurm' or 'mpi'.
+        signals: what stops the run; None for nothing.
 
     Raises:
         ValueError: if there are more processes than GPUs on this machine, or the checkpoint to
@@ -88,12 +124,41 @@ def build_runner(cfg: Config, launcher: str = 'none') -> Runner:
     if cfg.get('resume'):
         cfg.load_from = checkpoint_to_resume(cfg.work_dir, cfg.get('load_from'))
         cfg.resume = cfg.load_from is not None
-    if launcher != 'none':
-        if torch.cuda.is_available():
-            check_num_gpus()
-        else:
-            prepare_cpu_processes(cfg, launcher)
-    return AccumulationAwareRunner.from_cfg(cfg)
+    join_processes(cfg, launcher)
+    runner = AccumulationAwareRunner.from_cfg(cfg)
+    if isinstance(runner._train_loop, dict):
+        runner._train_loop = with_epoch_loop(runner._train_loop)
+        runner.register_hook(InterruptionHook(signals))
+    return runner
+
+
+def with_epoch_loop(train_cfg: dict) -> dict:
+    """The config of a loop over epochs, with ours in place of mmengine's."""
+    options = {key: value for key, value in train_cfg.items() if key not in ('type', 'by_epoch')}
+    kind = train_cfg.get('type', 'EpochBasedTrainLoop' if train_cfg.get('by_epoch') else None)
+    # With its scope: a config may have another one.
+    return dict(type='mmcoke.EpochLoop', **options) if kind == 'EpochBasedTrainLoop' else train_cfg
+
+
+def join_processes(cfg: Config, launcher: str) -> None:
+    """Join the group of processes, if there are several and it is not there yet.
+
+    mmengine's launcher calls ``torch.cuda.set_device`` whatever the machine. Without a GPU, the
+    group is therefore made here, with gloo.
+    """
+    if launcher == 'none' or dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        check_num_gpus()
+        options = dict(timeout=PATIENCE.total_seconds()) | cfg.env_cfg.get('dist_cfg', {})
+        init_dist(launcher, **options)
+    else:
+        prepare_cpu_processes(cfg, launcher)
+
+
+def leave_processes() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def check_num_gpus() -> None:
@@ -112,8 +177,7 @@ def prepare_cpu_processes(cfg: Config, launcher: str) -> None:
         raise ValueError(
             f'Without a GPU only --launcher pytorch (torchrun) is supported, not {launcher}.'
         )
-    if not dist.is_initialized():
-        dist.init_process_group('gloo')
+    dist.init_process_group('gloo', timeout=PATIENCE)
     cfg.model_wrapper_cfg = dict(
         # With its scope: Runner.wrap_model looks the name up in mmengine's registry.
         type=f'mmcoke.{CPUDistributedDataParallel.__name__}',
@@ -139,16 +203,15 @@ def joined_processes(launcher: str) -> Iterator[torch.device]:
         ValueError: if there are more processes than GPUs on this machine.
     """
     if launcher == 'pytorch':
-        dist.init_process_group('gloo', timeout=timedelta(hours=12))
+        dist.init_process_group('gloo', timeout=PATIENCE)
     device = torch.device('cpu')
     if torch.cuda.is_available():
         check_num_gpus()
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
         torch.cuda.set_device(device)
-    yield device
-    if launcher == 'pytorch':
-        dist.barrier()  # as at the end of train
-        dist.destroy_process_group()
+    with watched(RANK_TIMEOUT, lambda: 'Start it again.'):
+        yield device
+    leave_processes()
 
 
 def default_work_dir(config: str) -> str:

@@ -1,6 +1,7 @@
 from .checkpoint_hook import CheckpointHook
 from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
+from .interruption_hook import InterruptionHook
 from .label_check_hook import LabelCheckHook
 from .odc_hook import ODCHook
 from .probe_hooks import KNNHook, LinearProbeHook
@@ -14,6 +15,7 @@ __all__ = [
     'CheckpointHook',
     'CoKeHook',
     'DeepClusterHook',
+    'InterruptionHook',
     'KNNHook',
     'LabelCheckHook',
     'LinearProbeHook',

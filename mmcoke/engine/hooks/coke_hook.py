@@ -5,6 +5,7 @@ from torch import nn
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.engine.batch_size import batch_size
+from mmcoke.engine.loops import taken_up
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
@@ -35,7 +36,10 @@ class CoKeHook(LabelerHook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         for labeler in unwrap(runner.model).labelers:
-            labeler.set_epoch(runner.epoch)
+            if taken_up(runner):
+                labeler.continue_epoch(runner.epoch)
+            else:
+                labeler.set_epoch(runner.epoch)
 
     def after_train_epoch(self, runner: Runner) -> None:
         runner.visualizer.add_scalars({'coke/loss': mean_loss(runner)}, step=runner.epoch + 1)

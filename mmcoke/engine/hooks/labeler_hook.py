@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmcoke.datasets import ConcatDataset
+from mmcoke.engine.loops import EpochLoop
 from mmcoke.engine.model_wrappers import unwrap
 
 
@@ -36,6 +37,8 @@ class LabelerHook(Hook):
             labelers = self._labelers(runner)
             check_labeler_state(labelers, saved, runner._resume)
             check_weights(unwrap(runner.model), saved, runner._resume)
+            if runner._resume:
+                check_place(runner._train_loop, checkpoint['meta'])
 
     def before_train(self, runner: Runner) -> None:
         self._labelers(runner)
@@ -104,6 +107,16 @@ def check_train_loop(loop: BaseLoop) -> None:
         raise ValueError(
             "mmengine's ConcatDataset gives samples of different parts the same sample_idx. "
             'Use dict(type="mmcoke.ConcatDataset", ...), which numbers them through.'
+        )
+
+
+def check_place(loop: BaseLoop, meta: dict) -> None:
+    """Refuse a checkpoint within an epoch where the loop would train all of that epoch again."""
+    if meta.get('place', {}).get('done') and not isinstance(loop, EpochLoop):
+        raise ValueError(
+            f'The checkpoint lies within an epoch, where {type(loop).__name__} cannot go on. '
+            "Resume with tools/train.py, or set train_cfg=dict(type='mmcoke.EpochLoop', "
+            'max_epochs=...).'
         )
 
 

@@ -60,11 +60,11 @@ class ODCHook(RefitHook):
         labelers = unwrap(runner.model).labelers
         if labelers and labelers[0].memory.sharded and runner._resume:
             folder = Path(runner._load_from).parent / MEMORY_FOLDER
-            load_shards(labelers[0].memory, folder, checkpoint['meta']['epoch'])
+            load_shards(labelers[0].memory, folder, name_of(checkpoint['meta']))
 
     def before_train_epoch(self, runner: Runner) -> None:
         (labeler,) = unwrap(runner.model).labelers
-        labeler.set_epoch(runner.epoch)
+        labeler.set_epoch(runner.epoch)  # only what it logs; no state begins anew
 
     def after_train_iter(
         self,
@@ -92,7 +92,25 @@ class ODCHook(RefitHook):
         )
         self.log_epoch(runner, runner.epoch + 1, 'odc', scalars)
         if labeler.memory.sharded and saves_checkpoint(runner):
-            save_shard(labeler.memory, Path(runner.work_dir) / MEMORY_FOLDER, runner.epoch + 1)
+            name = f'epoch_{runner.epoch + 1}'
+            save_shard(labeler.memory, Path(runner.work_dir) / MEMORY_FOLDER, name)
+
+    def before_interruption(self, runner: Runner, name: str) -> None:
+        """Save the rows of this process for a checkpoint within an epoch."""
+        (labeler,) = unwrap(runner.model).labelers
+        if labeler.memory.sharded:
+            save_shard(labeler.memory, Path(runner.work_dir) / MEMORY_FOLDER, name)
+
+
+def interrupted_name(epoch: int, done: int) -> str:
+    """Name of a checkpoint after some iterations of an epoch, of which ``epoch`` are finished."""
+    return f'interrupted_epoch_{epoch + 1}_iter_{done}'
+
+
+def name_of(meta: dict) -> str:
+    """What a checkpoint was called, without ``.pth``."""
+    done = meta.get('place', {}).get('done', 0)
+    return interrupted_name(meta['epoch'], done) if done else f'epoch_{meta["epoch"]}'
 
 
 def saves_checkpoint(runner: Runner) -> bool:
@@ -105,31 +123,34 @@ def saves_checkpoint(runner: Runner) -> bool:
     )
 
 
-def save_shard(memory: FeatureMemory, folder: Path, epoch: int) -> None:
+def save_shard(memory: FeatureMemory, folder: Path, name: str) -> None:
     """Save the rows of this process; those whose checkpoint is gone by now go, too.
 
     Args:
         memory: spread over processes.
         folder: of all shards, in the one with the checkpoints.
-        epoch: of the checkpoint that they belong to.
+        name: of the checkpoint that they belong to, without ``.pth``.
     """
     shard = dict(first=memory.first, num_samples=memory.num_samples, x=memory.x.cpu())
     suffix = f'from_{memory.first}.pth'
-    write_whole(folder / f'epoch_{epoch}_{suffix}', lambda path: save_torch(shard, path))
-    for path in folder.glob(f'epoch_*_{suffix}'):
-        of_epoch = path.name.removesuffix(f'_{suffix}')
-        if of_epoch != f'epoch_{epoch}' and not (folder.parent / f'{of_epoch}.pth').exists():
+    write_whole(folder / f'{name}_{suffix}', lambda path: save_torch(shard, path))
+    for path in folder.glob(f'*epoch_*_{suffix}'):
+        other = path.name.removesuffix(f'_{suffix}')
+        if other != name and not (folder.parent / f'{other}.pth').exists():
             path.unlink()
 
 
-def load_shards(memory: FeatureMemory, folder: Path, epoch: int) -> None:
+def load_shards(memory: FeatureMemory, folder: Path, name: str) -> None:
     """Load the rows of this process from what any number of processes have saved.
+
+    Args:
+        memory, folder, name: see :func:`save_shard`.
 
     Raises:
         ValueError: if rows are missing, or they are of another data set.
     """
     found = torch.zeros(len(memory.x), dtype=torch.bool)
-    for path in sorted(folder.glob(f'epoch_{epoch}_from_*.pth')):
+    for path in sorted(folder.glob(f'{name}_from_*.pth')):
         shard = read_checkpoint(path, mmap=True)
         last = shard['first'] + len(shard['x'])
         begin, end = max(memory.first, shard['first']), min(memory.own.stop, last)
@@ -139,7 +160,7 @@ def load_shards(memory: FeatureMemory, folder: Path, epoch: int) -> None:
             found[rows] = True
     if not found.all():
         raise ValueError(
-            f'The memory of epoch {epoch} is not complete: {int((~found).sum())} of {len(found)} '
+            f'The memory of {name}.pth is not complete: {int((~found).sum())} of {len(found)} '
             f'rows are missing in {folder}. Copy that folder of all machines beside the '
             'checkpoint, or start a new run from its weights with --cfg-options load_from=....'
         )

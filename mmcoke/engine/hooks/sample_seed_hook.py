@@ -11,12 +11,15 @@ from mmcoke.registry import HOOKS
 
 @HOOKS.register_module()
 class SampleSeedHook(Hook):
-    """Seeds each sample's augmentation, and each epoch of each process.
+    """Seeds each sample's augmentation, and each iteration of each process.
 
     Augmentation in the data pipeline depends on (seed, epoch, sample), for any number of workers
     and processes. What draws random numbers in the training process itself (augmentation in batch,
-    dropout) depends on (seed, epoch, rank). A run resumed at the end of an epoch thus continues as
+    dropout) depends on (seed, iteration, rank). A run resumed after any iteration thus continues as
     if it had not stopped.
+
+    With gradient accumulation, the last step of an epoch takes the batches that are left, with
+    their mean gradient: none wait for the next epoch, which a checkpoint would not hold.
     """
 
     priority = 'HIGH'
@@ -31,7 +34,31 @@ class SampleSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._epoch.fill_(runner.epoch)
+        self._seed(runner)
+        wrapper = runner.optim_wrapper
+        counts = getattr(wrapper, '_accumulative_counts', 1)
+        if counts > 1:
+            done, length = getattr(runner.train_loop, 'done', 0), len(runner.train_dataloader)
+            if done % counts and done != length:
+                raise ValueError(
+                    f'The checkpoint lies after {done} batches of an epoch, between two steps of '
+                    f'the optimizer (accumulative_counts={counts}), whose gradients it has not. '
+                    'Resume from another one, and let CheckpointHook save after whole steps.'
+                )
+            # mmengine steps early at the end of a run; to it, every epoch is one.
+            wrapper.initialize_count_status(runner.model, done, length)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        # Not once per epoch: loaders draw from the same generator, and not equally often.
+        self._seed(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._seed(runner)
+
+    def _seed(self, runner: Runner) -> None:
         # Samples use three numbers; one more keeps the two kinds of keys apart.
-        seed = seed_random(runner.seed, runner.epoch, get_rank(), 1)
+        seed = seed_random(runner.seed, runner.iter, get_rank(), 1)
         if torch.cuda.is_available():
             torch.cuda.manual_seed_all(seed)

@@ -1,0 +1,123 @@
+"""A training loop that can be left, and taken up again, in the middle of an epoch."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from mmengine.dist import get_world_size
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmcoke.registry import LOOPS
+
+__all__ = ['EpochLoop']
+
+
+@LOOPS.register_module()
+class EpochLoop(EpochBasedTrainLoop):
+    """mmengine's loop over epochs, which also takes up an epoch where a checkpoint left it.
+
+    :func:`mmcoke.engine.launch.build_runner` puts it in place of mmengine's. Arguments: see
+    ``EpochBasedTrainLoop``.
+    """
+
+    done: int = 0
+    """Iterations of the present epoch that are done."""
+
+    loading: Callable[[], AbstractContextManager] = nullcontext
+    """What surrounds the wait for each batch."""
+
+    def run_epoch(self) -> None:
+        """What is left of an epoch."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for idx, data_batch in enumerate(self.batches(), self.done):
+            self.run_iter(idx, data_batch)
+        self.done = 0
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def batches(self) -> Iterator:
+        """The batches of the epoch that are not done."""
+        with self.loading():
+            if self.done:
+                skip_batches(self.dataloader, self.done)
+            iterator = iter(self.dataloader)
+        while True:
+            with self.loading():
+                try:
+                    data_batch = next(iterator)
+                except StopIteration:
+                    return
+            yield data_batch
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        super().run_iter(idx, data_batch)
+        self.done += 1
+
+    def place(self, meta: dict) -> dict[str, int]:
+        """Where in the epoch a checkpoint is taken, for :meth:`take_up`.
+
+        Args:
+            meta: of the checkpoint: ``epoch`` and ``iter`` that are finished.
+        """
+        done = self.done + meta['iter'] - self._iter if meta['epoch'] == self._epoch else 0
+        return dict(done=done, **self.lengths())
+
+    def take_up(self, place: dict[str, int]) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: if it lies within an epoch, and epochs are divided otherwise now.
+        """
+        now = self.lengths()
+        before = {name: place[name] for name in now}
+        if place['done'] and before != now:
+            raise ValueError(
+                f'The checkpoint lies in the middle of an epoch of {describe(before)}; now an '
+                f'epoch is {describe(now)}. Resume with as many processes and images as before, '
+                'or from a checkpoint of the end of an epoch: --resume .../epoch_N.pth'
+            )
+        self.done = place['done']
+
+    def lengths(self) -> dict[str, int]:
+        """What an epoch consists of."""
+        return dict(
+            num_batches=len(self.dataloader),
+            batch_size=self.dataloader.batch_sampler.batch_size,
+            num_processes=get_world_size(),
+        )
+
+
+def describe(lengths: dict[str, int]) -> str:
+    """The numbers of :meth:`EpochLoop.lengths` in words."""
+    return '{num_batches} batches of {batch_size} on {num_processes} processes'.format(**lengths)
+
+
+def taken_up(runner: Runner) -> bool:
+    """Whether the epoch that begins now was begun by an earlier run."""
+    return getattr(runner.train_loop, 'done', 0) > 0
+
+
+class SkippingBatches:
+    """A batch sampler whose next pass leaves out its first batches, without loading them."""
+
+    def __init__(self, batches: object, skip: int) -> None:
+        self.batches, self.skip = batches, skip
+
+    def __iter__(self) -> Iterator[list[int]]:
+        skip, self.skip = self.skip, 0
+        return itertools.islice(iter(self.batches), skip, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.batches, name)  # as other hooks look for the sampler in it
+
+
+def skip_batches(loader: DataLoader, number: int) -> None:
+    """Leave out the first batches of a loader's next pass."""
+    # A loader refuses another batch sampler once it is made, lest its other attributes disagree;
+    # this one is the same but for where it starts.
+    object.__setattr__(loader, 'batch_sampler', SkippingBatches(loader.batch_sampler, number))
