@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Trains with one process per GPU, on this machine or on NNODES machines.
+#
+# Ctrl-C, TERM, HUP and USR1 save a checkpoint first; the status is then 128 + number of the signal.
 set -euo pipefail
 
 if [[ $# -lt 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
-    cat >&2 <<'EOF'
+    cat >&2 <<'USAGE'
 usage: bash tools/dist_train.sh CONFIG GPUS [train.py options]
 
 Environment:
@@ -11,24 +13,24 @@ Environment:
   PORT         of the rendezvous (default: any free one; on several machines 29500)
   NNODES, NODE_RANK, MASTER_ADDR
                number of machines, number of this one, address of number 0
-EOF
+USAGE
     exit 2
 fi
+
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$tools/launch_common.sh"
+note_command "$0" "$@" -- PYTHON PORT NNODES NODE_RANK MASTER_ADDR OMP_NUM_THREADS
+
 config=$1
 gpus=$2
 shift 2
 
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=$tools/../.venv/bin/python
-[[ -x $python ]] || python=python
-python=${PYTHON:-$python}
-
-# So that a clone works without being installed.
-export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
-
 # torchrun's own default is 1, which leaves most cores idle in the CPU parts.
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
+
+# How long torchrun lets processes save after a signal, before it kills them.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
 
 nnodes=${NNODES:-1}
 if [[ $nnodes == 1 && -z ${PORT:-} ]]; then
@@ -39,5 +41,9 @@ else
         --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}")
 fi
 
-exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node="$gpus" \
+# torchrun knows no USR1, but passes on TERM.
+run_with_signals INT=INT TERM=TERM HUP=HUP USR1=TERM -- \
+    "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node="$gpus" \
     "$tools/train.py" "$config" --launcher pytorch "$@"
+if ((caught)); then status=$((status ? 128 + caught : 0)); fi
+exit "$status"
