@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mmcoke.engine import processes as module
 from mmcoke.engine.interruption import Agreement
 from mmcoke.engine.processes import Peer, RankWatch, watched
 
@@ -69,7 +70,7 @@ def free_port():
 def test_the_others_end_and_name_the_process_that_is_lost(
     tmp_path, fate, timeout, said, victim, monkeypatch
 ):
-    monkeypatch.setattr('mmcoke.engine.processes.LOADING_TIMES', 1)
+    monkeypatch.setattr(module, 'LOADING_TIMES', 1)
     port = free_port()
     arguments = [(rank, tmp_path, port, fate, victim, timeout) for rank in range(3)]
     processes = [FORK.Process(target=works, args=each) for each in arguments]
@@ -137,7 +138,7 @@ def test_a_process_that_was_stopped_itself_accuses_nobody(monkeypatch):
     watch = RankWatch(10.0, str)
     clock = [0.0]
     time_of_test = SimpleNamespace(monotonic=lambda: clock[0])
-    monkeypatch.setattr('mmcoke.engine.processes.time', time_of_test)
+    monkeypatch.setattr(module, 'time', time_of_test)
     watch._rank, watch.peers = 0, [Peer(ours, 'Process 1')]
     passes = iter([1, 2, 300, 301])  # seconds at which the thread looks
 
