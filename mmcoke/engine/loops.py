@@ -100,14 +100,15 @@ def taken_up(runner: Runner) -> bool:
 
 
 class SkippingBatches:
-    """A batch sampler whose next pass leaves out its first batches, without loading them."""
+    """A batch sampler whose first pass leaves out its first batches, without loading them."""
 
     def __init__(self, batches: object, skip: int) -> None:
         self.batches, self.skip = batches, skip
 
     def __iter__(self) -> Iterator[list[int]]:
+        # On the first draw: loaders with workers make two iterators, and use the second.
         skip, self.skip = self.skip, 0
-        return itertools.islice(iter(self.batches), skip, None)
+        yield from itertools.islice(self.batches, skip, None)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -117,7 +118,7 @@ class SkippingBatches:
 
 
 def skip_batches(loader: DataLoader, number: int) -> None:
-    """Leave out the first batches of a loader's next pass."""
+    """Leave out the first batches of the first pass over a loader."""
     # A loader refuses another batch sampler once it is made, lest its other attributes disagree;
     # this one is the same but for where it starts.
     object.__setattr__(loader, 'batch_sampler', SkippingBatches(loader.batch_sampler, number))
