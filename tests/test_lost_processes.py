@@ -57,6 +57,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 2])
 @pytest.mark.parametrize(
     ('fate', 'timeout', 'said'),
@@ -128,6 +129,7 @@ def waits(rank, folder, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_long_work_of_one_process_is_no_silence(tmp_path):
     assert exit_statuses(waits, tmp_path) == [0, 0]
 
