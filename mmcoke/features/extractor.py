@@ -157,7 +157,7 @@ class FeatureExtractor:
         return FolderFeatures(x, images) if folder else x
 
     @torch.no_grad()
-    def extract(self, images: Any, feature: str, skip_unreadable: bool) -> Tensor:
+    def extract(self, images: Any, feature: str, skip_unreadable: bool = False) -> Tensor:
         """One feature of images of any kind, float32 (A, D), on the CPU."""
         self.unreadable = []
         with full_precision():

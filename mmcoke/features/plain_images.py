@@ -116,6 +116,8 @@ def config_images(
             return part.pipeline
         transforms = transforms_of(part)
         own = Loader(transforms, loading_transforms(transforms, some_records(part)))
+        if not transforms and 'img_path' in part.get_data_info(0):
+            own = file_loader()
         return Compose(feature_pipeline(network, center_crop(size), own))
 
     with DefaultScope.overwrite_default_scope('mmcoke'):

@@ -85,7 +85,6 @@ def check_readable(report: Report, notes: Path, **options) -> None:
             DataError(
                 f'{len(unreadable):,} images cannot be decoded: {some(lines)}.',
                 f'Unpack or download them again; {listing} names all. To train without them, '
-                'remove them and the list files in meta/, or set ignore_empty=True in '
-                'LoadImageFromFile.',
+                'remove them and the list files in meta/, or add --skip-unreadable to the command.',
             )
         )
