@@ -136,3 +136,18 @@ def test_quick_leaves_out_the_slow_tests_and_says_how_many(tmp_path, processes):
     assert run.returncode == 0, run.stdout + run.stderr
     assert '1 passed' in run.stdout
     assert '--quick left out 2 slow tests; all: bash tools/run_tests.sh' in run.stdout
+
+
+def test_the_list_of_what_is_not_quick_names_tests_that_exist():
+    for line in run_options.NOT_QUICK.read_text().split():
+        path, *_, name = line.split('::')
+        assert f'def {name}(' in (ROOT / path).read_text(), line
+
+
+@pytest.mark.parametrize(
+    ('name', 'slow'),
+    [('a.py::test_b', True), ('a.py::test_b[1-x]', True), ('a.py::test_bc', False)],
+)
+def test_a_listed_test_is_slow_with_all_its_parameters(name, slow):
+    item = SimpleNamespace(nodeid=name, get_closest_marker=lambda mark: None)
+    assert run_options.is_slow(item, {'a.py::test_b'}) is slow

@@ -3,7 +3,7 @@
 #
 #   bash tools/run_tests.sh [--quick] [pytest options, paths from the repository's root]
 #
-#   --quick             leave out the tests marked slow
+#   --quick             leave out the slow tests: those marked so, and those in tests/not_quick.txt
 #   --numprocesses N    N processes instead of one per core (0: no processes of their own, as with
 #                       --pdb or a single file)
 #   --help              this text; .venv/bin/python -m pytest --help lists pytest's options
