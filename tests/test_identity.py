@@ -13,7 +13,9 @@ from torch.utils.data import Subset
 from mmcoke.datasets import ConcatDataset, CustomDataset, InMemoryImages
 from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys
 from mmcoke.datasets.wrappers import sample_rows, without_repetition
+from mmcoke.engine.hooks.labeler_hook import check_place
 from mmcoke.engine.launch import train
+from mmcoke.engine.loops import EpochLoop
 from mmcoke.evaluation.clusterings import own_scores
 
 PACK = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
@@ -386,3 +388,13 @@ def test_labels_are_compared_with_the_classes_of_their_own_images(tmp_path, monk
     )
     assert own_scores(cfg, tmp_path / 'run/epoch_2.pth') == {}
     assert 'only 0 of them are among the 100 training images' in said[0]
+
+
+def test_within_an_epoch_other_images_are_refused_with_the_remedy():
+    """Their order is another, so nobody knows what is left of the epoch."""
+    loop = EpochLoop.__new__(EpochLoop)
+    within, at_the_end = dict(place=dict(done=3)), dict(place=dict(done=0))
+    with pytest.raises(ValueError, match=r'other images since.*--resume \.\.\./epoch_N\.pth'):
+        check_place(loop, within, images_changed=True)
+    check_place(loop, within, images_changed=False)
+    check_place(loop, at_the_end, images_changed=True)
