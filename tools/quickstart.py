@@ -29,10 +29,10 @@ from mmcoke.evaluation import (
     extract_features,
     knn_classify,
     linear_probe,
-    report,
 )
 from mmcoke.files import write_text
 from mmcoke.registry import MODELS
+from mmcoke.reporting import report
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = dict(
