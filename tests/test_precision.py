@@ -56,7 +56,7 @@ def test_compiled_network_gives_the_same_losses(tiny_config, tmp_path):
     # Labels are chosen in the epoch without learning: rounding cannot change them afterwards. A
     # small learning rate, because training multiplies differences at a large one.
     tiny_config.train_cfg.max_epochs = 2
-    tiny_config.optim_wrapper.optimizer.lr = 0.001
+    tiny_config.optim_wrapper.optimizer.lr = 3e-5
     histories = []
     for compiled in (False, True):
         cfg = tiny_config.copy()
