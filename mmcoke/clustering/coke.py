@@ -1,16 +1,30 @@
-"""CoKe's order of reads and writes."""
+"""CoKe's order of reads and writes, for one clustering or for several at once."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .online_kmeans import OnlineConstrainedKMeans
+from .online_kmeans import (
+    OnlineConstrainedKMeans,
+    cluster_sizes,
+    dual_step,
+    mean_step,
+    most_similar,
+)
 from .precision import float32_no_grad
 from .pseudo_labels import (
     UNASSIGNED,
     AveragedPseudoLabels,
     PseudoLabels,
+    averaged,
     check_batch,
     check_num_clusters,
+    dense_targets,
+    label_shares,
+    last_of_equals,
+    slots,
 )
 from .settings import check_number
 
@@ -18,7 +32,7 @@ from .settings import check_number
 class CoKeLabeler(nn.Module):
     """Gives each sample the label of the last epoch as its target, and clusters along.
 
-    One clustering head of CoKe (Qian et al., CVPR 2022). In an epoch:
+    A clustering head of CoKe (Qian et al., CVPR 2022). In an epoch:
     :meth:`set_epoch`, :meth:`step` for every global batch, :meth:`end_epoch`. The loss uses
     ``kmeans.centers`` (published at the end of the last epoch) with the returned target, so
     features, centers and targets agree.
@@ -26,17 +40,25 @@ class CoKeLabeler(nn.Module):
     A sample without a label (first epoch, or left out so far) gets the one just assigned. The
     centers of the first epoch are random, so its learning rate must be 0: that is up to the recipe.
 
+    With a list of numbers of clusters it makes a :class:`CoKeHeads`, which clusters for all of them
+    at once.
+
     Args:
         num_samples: A, number of samples in the data set.
-        num_clusters: K, at most ``num_samples``.
+        num_clusters: K, at most ``num_samples``; or a list, one number per head.
         dim: D, dimension of the features.
-        min_ratio, dual_lr, average_from_epoch, seed: see :class:`OnlineConstrainedKMeans`.
+        min_ratio, dual_lr, average_from_epoch, seed: see :class:`OnlineConstrainedKMeans`; the
+            heads of a list take seed, seed + 1, ...
         num_slots, label_temperature: see :class:`AveragedPseudoLabels`; used with
             ``average_from_epoch`` only.
 
     Raises:
         ValueError: if an argument is out of its range, or there are more clusters than samples.
     """
+
+    def __new__(cls, num_samples: int = 0, num_clusters: Any = 0, *args, **kwargs) -> 'CoKeLabeler':
+        several = isinstance(num_clusters, Sequence) and not isinstance(num_clusters, str)
+        return super().__new__(CoKeHeads if several and cls is CoKeLabeler else cls)
 
     def __init__(
         self,
@@ -71,6 +93,8 @@ class CoKeLabeler(nn.Module):
             )
         # Share of labels that changed, summed over the batches of the epoch, and their number.
         self.register_buffer('_changed', torch.zeros(2), persistent=False)
+        # 1/t, the weight of a new label: a tensor, because it changes within a CUDA graph.
+        self.register_buffer('_new_weight', torch.ones(()), persistent=False)
 
     @property
     def newest(self) -> PseudoLabels:
@@ -101,31 +125,24 @@ class CoKeLabeler(nn.Module):
                 not finite.
         """
         check_batch(x_ND, idx_N, self.kmeans.dim, self.newest.num_samples)
-        step = self.kmeans.average_step
-        previous_N = self.newest.read(idx_N)
-        target = self.labels.read(idx_N[own]) if step > 1 else previous_N[own]
-        label_N = self.kmeans.assign(x_ND)
-        self.kmeans.update(x_ND, label_N)
-        if step:
-            self.labels.write(idx_N, label_N, step)
-        else:
-            self.newest.write(idx_N, label_N)
-        changed = (previous_N != label_N).float().mean()
-        self._changed += torch.stack([changed, torch.ones_like(changed)])
-        new_n, label_n = previous_N[own] == UNASSIGNED, label_N[own]
-        if target.ndim == 1:
-            return torch.where(new_n, label_n, target)
-        # The row of a sample without a label is 0 so far.
-        return target.scatter_add_(1, label_n[:, None], new_n[:, None].to(target.dtype))
+        kmeans = self.kmeans
+        rule = Rule(
+            sizes=[kmeans.num_clusters],
+            dual_lr=kmeans.dual_lr,
+            lower_bound=kmeans.min_ratio / kmeans.num_clusters,
+        )
+        return step(buffers_of(self), rule, self, x_ND, idx_N.long(), own)[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch, numbered from 0."""
         self.kmeans.set_epoch(epoch)
         self._changed.zero_()
+        self._new_weight.fill_(1 / max(self.kmeans.average_step, 1))
 
     def continue_epoch(self, epoch: int) -> None:
         """Go on within an epoch whose state was loaded, instead of :meth:`set_epoch`."""
         self.kmeans.continue_epoch(epoch)
+        self._new_weight.fill_(1 / max(self.kmeans.average_step, 1))
 
     def end_epoch(self) -> None:
         """Publish the centers; raises ValueError as :meth:`OnlineConstrainedKMeans.end_epoch`."""
@@ -138,3 +155,273 @@ class CoKeLabeler(nn.Module):
     def changed(self) -> Tensor:
         """Share of samples whose label changed in this epoch so far, a scalar tensor."""
         return self._changed[0] / self._changed[1].clamp(min=1)
+
+    @property
+    def phase(self) -> int:
+        """What a step does: 0 in stage 1, 1 in the first epoch of stage 2, 2 afterwards.
+
+        Within a phase all steps run the same operations on the same buffers, so one that is
+        captured in a CUDA graph can be replayed.
+        """
+        return min(self.kmeans.average_step, 2)
+
+
+class CoKeHeads(CoKeLabeler):
+    """Several clusterings of the same features in one pass: ``CoKeLabeler(A, [K, ...], D)``.
+
+    Verbs and results are those of one :class:`CoKeLabeler` per head, in lists: one product over the
+    centers of all heads, one step of their duals, one of their means. Each head is there as a
+    ``CoKeLabeler``, by its number or in a loop, and its state is saved as in a list of such.
+
+    The buffers of the heads are parts of tensors that hold those of all, and stay so when the
+    module is moved, copied or loaded. A table of labels has the integer type of the largest K.
+    """
+
+    def __init__(
+        self, num_samples: int, num_clusters: Sequence[int], dim: int, *, seed: int = 0, **settings
+    ) -> None:
+        nn.Module.__init__(self)
+        if not num_clusters:
+            raise ValueError('num_clusters is empty: name one number per clustering.')
+        for number, k in enumerate(num_clusters):
+            head = CoKeLabeler(num_samples, k, dim, seed=seed + number, **settings)
+            self.add_module(str(number), head)
+        self._join()
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[CoKeLabeler]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, number: int) -> CoKeLabeler:
+        return list(self)[number]
+
+    @property
+    def centers(self) -> list[Tensor]:
+        """The published centers (K, D) of each head."""
+        return [head.kmeans.centers for head in self]
+
+    @float32_no_grad
+    def step(self, x_ND: Tensor, idx_N: Tensor, own: slice = slice(None)) -> list[Tensor]:
+        """As :meth:`CoKeLabeler.step`; one target per head.
+
+        Raises:
+            ValueError: also if the heads were told different epochs.
+        """
+        first = self[0]
+        check_batch(x_ND, idx_N, first.kmeans.dim, first.newest.num_samples)
+        if len({head.kmeans.average_step for head in self}) > 1:
+            raise ValueError('The heads are in different epochs: call set_epoch() of all of them.')
+        return step(self._joint, self._rule(), first, x_ND, idx_N.long(), own)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._join()
+        for head in self:
+            head.set_epoch(epoch)
+
+    def continue_epoch(self, epoch: int) -> None:
+        self._join()
+        for head in self:
+            head.continue_epoch(epoch)
+
+    def end_epoch(self) -> None:
+        for head in self:
+            head.end_epoch()
+
+    def sizes(self) -> list[Tensor]:
+        """Number of samples per cluster by their newest label, int64 (K,) for each head."""
+        return [head.sizes() for head in self]
+
+    def changed(self) -> list[Tensor]:
+        """Share of samples whose label changed in this epoch so far, for each head."""
+        return [head.changed() for head in self]
+
+    @property
+    def phase(self) -> tuple[int, ...]:
+        """Of each head; see :attr:`CoKeLabeler.phase`."""
+        return tuple(head.phase for head in self)
+
+    def _apply(self, *args, **kwargs) -> nn.Module:
+        super()._apply(*args, **kwargs)  # moves the buffers of the heads, each on its own
+        self._join()
+        return self
+
+    def _join(self) -> None:
+        """Let the buffers of the heads be parts of common ones, if they are not."""
+        own = [buffers_of(head) for head in self]
+        if self._joint is None or not all(map(is_same, parts_of(self._joint, own), own)):
+            self._joint, self._rates = join(own), None
+            for head, part in zip(self, parts_of(self._joint, own), strict=True):
+                put_buffers(head, part)
+
+    _joint: 'Buffers | None' = None
+    _rates: list[float] | None = None
+
+    def __getstate__(self) -> dict:
+        # A pickle or a deep copy would have the common buffers beside their parts.
+        return {**self.__dict__, '_joint': None, '_rates': None, '_made': None}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._join()
+
+    def _rule(self) -> 'Rule':
+        """The settings, as tensors on the device; made again when ``dual_lr`` of a head changes."""
+        heads = [head.kmeans for head in self]
+        rates = [kmeans.dual_lr for kmeans in heads]
+        if rates != self._rates:
+            sizes = [kmeans.num_clusters for kmeans in heads]
+            bounds = [kmeans.min_ratio / kmeans.num_clusters for kmeans in heads]
+            device, repeats = heads[0].dual.device, torch.tensor(sizes)
+            dual_lr, lower_bound = (
+                torch.tensor(x, dtype=torch.float32).repeat_interleave(repeats).to(device)
+                for x in (rates, bounds)
+            )
+            first_H1 = (repeats.cumsum(0) - repeats)[:, None].to(device)
+            self._made = Rule(sizes, dual_lr, lower_bound, first_H1)
+            self._rates = rates
+        return self._made
+
+
+class Buffers(NamedTuple):
+    """State of H heads with C clusters in all and A samples."""
+
+    centers_CD: Tensor
+    running_CD: Tensor
+    dual_C: Tensor
+    count_C: Tensor
+    label_HA: Tensor
+    changed_H2: Tensor
+    older_HAS: Tensor | None = None
+    weight_HAS: Tensor | None = None
+
+
+PER_CLUSTER = 4
+"""How many of them, the first ones, have a row per cluster; the others have one per head."""
+
+
+class Rule(NamedTuple):
+    """How clusters are pushed: numbers, or tensors with one per cluster of all heads."""
+
+    sizes: list[int]
+    dual_lr: float | Tensor
+    lower_bound: float | Tensor
+    first_H1: Tensor | int = 0
+    """Clusters of the heads before each one."""
+
+
+def step(
+    state: Buffers, rule: Rule, first: CoKeLabeler, x_ND: Tensor, idx_N: Tensor, own: slice
+) -> list[Tensor]:
+    """One step of all heads; see :meth:`CoKeLabeler.step`.
+
+    Nothing here waits for the device, or has a shape that depends on values.
+
+    Args:
+        state: is changed.
+        rule: see there.
+        first: of the heads; they agree in all other settings.
+        x_ND, idx_N, own: see there.
+    """
+    kmeans, phase = first.kmeans, first.phase
+    previous_HN = state.label_HA.index_select(1, idx_N).long()
+    centers_CD = state.centers_CD if phase else state.running_CD
+    label_HN = most_similar(x_ND, centers_CD, state.dual_C, rule.sizes)
+    place_HN = label_HN + rule.first_H1
+    size_C = cluster_sizes(place_HN, len(state.dual_C))
+    is_bound = kmeans.min_ratio < 1
+    dual_step(state.dual_C, size_C / len(x_ND), rule.dual_lr, rule.lower_bound, is_bound)
+    mean_step(state.running_CD, state.count_C, size_C, x_ND, place_HN, unit=not phase)
+
+    old_HNS = None
+    if phase:
+        old_HNS = slots(
+            previous_HN,
+            state.older_HAS.index_select(1, idx_N),
+            state.weight_HAS.index_select(1, idx_N),
+        )
+    write(state, old_HNS, first._new_weight, idx_N, label_HN)
+    changed_H = (previous_HN != label_HN).float().mean(1)
+    state.changed_H2.add_(torch.stack([changed_H, torch.ones_like(changed_H)], 1))
+
+    new_Hn, label_Hn = previous_HN[:, own] == UNASSIGNED, label_HN[:, own]
+    if phase < 2:
+        return list(torch.where(new_Hn, label_Hn, previous_HN[:, own]))
+    label_HnS, weight_HnS = (x_HNS[:, own] for x_HNS in old_HNS)
+    share_HnS = label_shares(label_HnS, weight_HnS, first.labels.temperature)
+    # A sample without a label has no shares so far.
+    first_slot = torch.arange(share_HnS.shape[-1], device=share_HnS.device) == 0
+    place_HnS = torch.where(new_Hn[..., None], label_Hn[..., None], label_HnS.clamp(min=0))
+    share_HnS = share_HnS + (new_Hn[..., None] & first_slot)
+    place_HnS = place_HnS + torch.as_tensor(rule.first_H1)[..., None]
+    target_nC = dense_targets(
+        place_HnS.transpose(0, 1).flatten(1), share_HnS.transpose(0, 1).flatten(1), len(size_C)
+    )
+    return list(target_nC.split(rule.sizes, 1))
+
+
+def write(
+    state: Buffers,
+    old_HNS: tuple[Tensor, Tensor] | None,
+    new_weight: Tensor,
+    idx_N: Tensor,
+    label_HN: Tensor,
+) -> None:
+    """Store new labels and, in stage 2, average them in; of equal indices the last row counts."""
+    label_HN = label_HN[:, last_of_equals(idx_N)]
+    state.label_HA.index_copy_(1, idx_N, label_HN.to(state.label_HA.dtype))
+    if old_HNS is not None:
+        older_HNS, weight_HNS = averaged(*old_HNS, label_HN, new_weight)
+        state.older_HAS.index_copy_(1, idx_N, older_HNS.to(state.older_HAS.dtype))
+        state.weight_HAS.index_copy_(1, idx_N, weight_HNS)
+
+
+# ---- buffers of heads as parts of common ones
+
+
+def buffers_of(head: CoKeLabeler) -> Buffers:
+    """Those of one head, with H = 1; views."""
+    kmeans, labels = head.kmeans, head.labels
+    averages = [labels.older[None], labels.weight[None]] if labels is not head.newest else []
+    return Buffers(
+        kmeans.centers,
+        kmeans.running,
+        kmeans.dual,
+        kmeans.count,
+        head.newest.label[None],
+        head._changed[None],
+        *averages,
+    )
+
+
+def put_buffers(head: CoKeLabeler, part: Buffers) -> None:
+    """Let a head have these; the reverse of :func:`buffers_of`."""
+    kmeans, labels = head.kmeans, head.labels
+    kmeans.centers, kmeans.running, kmeans.dual, kmeans.count = part[:PER_CLUSTER]
+    head.newest.label, head._changed = part.label_HA[0], part.changed_H2[0]
+    if labels is not head.newest:
+        labels.older, labels.weight = part.older_HAS[0], part.weight_HAS[0]
+
+
+def join(own: list[Buffers]) -> Buffers:
+    """The buffers of several heads in common ones: copies."""
+    return Buffers(*(None if x[0] is None else torch.cat(x) for x in zip(*own, strict=True)))
+
+
+def parts_of(joint: Buffers, own: list[Buffers]) -> list[Buffers]:
+    """The part of each head; views."""
+    sizes = [len(head.dual_C) for head in own]
+    split = [
+        [None] * len(own) if x is None else x.split(sizes if number < PER_CLUSTER else 1)
+        for number, x in enumerate(joint)
+    ]
+    return [Buffers(*part) for part in zip(*split, strict=True)]
+
+
+def is_same(one: Buffers, other: Buffers) -> bool:
+    """Whether the tensors of both are the same memory."""
+    return all(
+        x is y or (x.data_ptr(), x.dtype, x.shape) == (y.data_ptr(), y.dtype, y.shape)
+        for x, y in zip(one, other, strict=True)
+    )

@@ -8,6 +8,9 @@ from .settings import check_number
 UNASSIGNED = -1
 """Label of a sample that no clustering has seen yet."""
 
+# 32760 = 2^3 * 3^2 * 5 * 7 * 13 is the largest int16 that 1, ..., 10 divide.
+WEIGHT_SCALE = 32760
+
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -222,8 +225,7 @@ class AveragedPseudoLabels(nn.Module):
         ValueError: if a setting is out of its range; else as :class:`PseudoLabels`.
     """
 
-    # 32760 = 2^3 * 3^2 * 5 * 7 * 13 is the largest int16 that 1, ..., 10 divide.
-    WEIGHT_SCALE = 32760
+    WEIGHT_SCALE = WEIGHT_SCALE
 
     older: Tensor
     weight: Tensor
@@ -249,12 +251,6 @@ class AveragedPseudoLabels(nn.Module):
     def num_clusters(self) -> int:
         return self.newest.num_clusters
 
-    def _slots(self, idx_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels, int64 (N, S), and weights, float32 (N, S) with sum 1 or, if never written, 0."""
-        label_NS = torch.cat([self.newest.read(idx_N)[:, None], self.older[idx_N].long()], 1)
-        weight_NS = self.weight[idx_N].float()
-        return label_NS, weight_NS / weight_NS.sum(1, keepdim=True).clamp(min=1)
-
     @torch.no_grad()
     def read(self, idx_N: Tensor) -> Tensor:
         """Soft targets, float32 (N, K), rows sum to 1.
@@ -263,17 +259,12 @@ class AveragedPseudoLabels(nn.Module):
         a sample without any label is 0.
         """
         label_NS, weight_NS = self._slots(idx_N)
-        fresh_N = (weight_NS.sum(1) == 0) & (label_NS[:, 0] != UNASSIGNED)
-        weight_NS[:, 0] += fresh_N
-        # The largest is taken off first: the shares are the same, and exp cannot overflow. At the
-        # least temperature that float32 can divide by, all but the largest vanish anyway.
-        least = torch.finfo(weight_NS.dtype).tiny
-        below_NS = weight_NS - weight_NS.amax(1, keepdim=True)
-        share_NS = torch.exp(below_NS / max(self.temperature, least)) * (weight_NS > 0)
-        share_NS = share_NS / share_NS.sum(1, keepdim=True).clamp(min=1)
-        # Empty slots add 0 to cluster 0; the labels of occupied ones differ: one writer per place.
-        target_NK = share_NS.new_zeros(len(idx_N), self.num_clusters)
-        return target_NK.scatter_add_(1, label_NS.clamp(min=0), share_NS)
+        share_NS = label_shares(label_NS, weight_NS, self.temperature)
+        return dense_targets(label_NS, share_NS, self.num_clusters)
+
+    def _slots(self, idx_N: Tensor) -> tuple[Tensor, Tensor]:
+        newest_N = self.newest.read(idx_N)
+        return slots(newest_N, self.older[idx_N], self.weight[idx_N])
 
     @torch.no_grad()
     def write(self, idx_N: Tensor, label_N: Tensor, step: int) -> None:
@@ -292,27 +283,10 @@ class AveragedPseudoLabels(nn.Module):
         check_labels(label_N, idx_N.shape, self.num_clusters)
         idx_N = idx_N.long()
         label_N = label_N[last_of_equals(idx_N)]
-        label_NS, weight_NS = self._slots(idx_N)
-        # The new label's own slot if it has one, else the last of the slots with the least weight.
-        same_NS = (label_NS == label_N[:, None]) & (weight_NS > 0)
-        least_N = self.num_slots - 1 - weight_NS.flip(1).argmin(1)
-        slot_N = torch.where(same_NS.any(1), same_NS.int().argmax(1), least_N)
-        own_N = (weight_NS * same_NS).sum(1)
-
-        # All slots but that one, in their order; the new label goes in front.
-        others_NS = torch.arange(self.num_slots - 1, device=idx_N.device).expand(len(idx_N), -1)
-        others_NS = others_NS + (others_NS >= slot_N[:, None])
-        older_NS, weight_NS = label_NS.gather(1, others_NS), weight_NS.gather(1, others_NS)
-        kept_N = own_N + weight_NS.sum(1)
-        factor_N = torch.where(kept_N > 0, 1 / step, 1.0)
-        shrink_N = (1 - factor_N) / torch.where(kept_N > 0, kept_N, 1.0)
-        weight_NS = torch.cat(
-            [(own_N * shrink_N + factor_N)[:, None], weight_NS * shrink_N[:, None]], 1
-        )
-
+        older_NS, weight_NS = averaged(*self._slots(idx_N), label_N, 1 / step)
         self.newest.write(idx_N, label_N)
         self.older[idx_N] = older_NS.to(self.older.dtype)
-        self.weight[idx_N] = (weight_NS * self.WEIGHT_SCALE).round().to(self.weight.dtype)
+        self.weight[idx_N] = weight_NS
 
     def sizes(self) -> Tensor:
         """Number of samples per cluster by their newest label, int64 (K,)."""
@@ -320,3 +294,74 @@ class AveragedPseudoLabels(nn.Module):
 
     def extra_repr(self) -> str:
         return f'num_slots={self.num_slots}, temperature={self.temperature}'
+
+
+# ---- averages of labels: of one clustering (N, S) or of several (H, N, S)
+
+
+def slots(newest_N: Tensor, older_NS: Tensor, weight_NS: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels, int64 (..., N, S), and weights, float32 with sum 1 or, if never written, 0.
+
+    Args:
+        newest_N: newest labels, int64 (..., N).
+        older_NS: the labels before (..., N, S - 1).
+        weight_NS: weights as they are stored (..., N, S).
+    """
+    label_NS = torch.cat([newest_N[..., None], older_NS.long()], -1)
+    weight_NS = weight_NS.float()
+    return label_NS, weight_NS / weight_NS.sum(-1, keepdim=True).clamp(min=1)
+
+
+def label_shares(label_NS: Tensor, weight_NS: Tensor, temperature: float) -> Tensor:
+    """Share of each slot in the target of its sample, float32 (..., N, S); sums are 1.
+
+    A sample without any average counts as its newest label; without that, as nothing.
+    """
+    fresh_N = (weight_NS.sum(-1) == 0) & (label_NS[..., 0] != UNASSIGNED)
+    first_S = torch.arange(weight_NS.shape[-1], device=weight_NS.device) == 0
+    weight_NS = weight_NS + (fresh_N[..., None] & first_S)
+    # The largest is taken off first: the shares are the same, and exp cannot overflow. At the
+    # least temperature that float32 can divide by, all but the largest vanish anyway.
+    least = torch.finfo(weight_NS.dtype).tiny
+    below_NS = weight_NS - weight_NS.amax(-1, keepdim=True)
+    share_NS = torch.exp(below_NS / max(temperature, least)) * (weight_NS > 0)
+    return share_NS / share_NS.sum(-1, keepdim=True).clamp(min=1)
+
+
+def dense_targets(place_NS: Tensor, share_NS: Tensor, num_clusters: int) -> Tensor:
+    """Shares (N, S) at their clusters, float32 (N, K)."""
+    # Empty slots add 0 to cluster 0; the labels of occupied ones differ: one writer per place.
+    target_NK = share_NS.new_zeros(len(share_NS), num_clusters)
+    return target_NK.scatter_add_(1, place_NS.clamp(min=0), share_NS)
+
+
+def averaged(
+    label_NS: Tensor, weight_NS: Tensor, label_N: Tensor, factor: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Slots of samples after one more label.
+
+    Args:
+        label_NS, weight_NS: of :func:`slots`.
+        label_N: new labels, int64 (..., N).
+        factor: 1/t, weight of the new label; a scalar tensor where it changes in a CUDA graph.
+
+    Returns:
+        The labels behind the new one (..., N, S - 1), and weights as they are stored (..., N, S).
+    """
+    num_slots, device = label_NS.shape[-1], label_NS.device
+    # The new label's own slot if it has one, else the last of the slots with the least weight.
+    same_NS = (label_NS == label_N[..., None]) & (weight_NS > 0)
+    least_N = num_slots - 1 - weight_NS.flip(-1).argmin(-1)
+    slot_N = torch.where(same_NS.any(-1), same_NS.int().argmax(-1), least_N)
+    own_N = (weight_NS * same_NS).sum(-1)
+
+    # All slots but that one, in their order; the new label goes in front.
+    others_S = torch.arange(num_slots - 1, device=device)
+    others_NS = others_S + (others_S >= slot_N[..., None])
+    older_NS, weight_NS = label_NS.gather(-1, others_NS), weight_NS.gather(-1, others_NS)
+    kept_N = own_N + weight_NS.sum(-1)
+    factor_N = torch.where(kept_N > 0, factor, torch.ones((), device=device))
+    shrink_N = (1 - factor_N) / torch.where(kept_N > 0, kept_N, 1.0)
+    first_N1 = (own_N * shrink_N + factor_N)[..., None]
+    weight_NS = torch.cat([first_N1, weight_NS * shrink_N[..., None]], -1)
+    return older_NS, (weight_NS * WEIGHT_SCALE).round().to(torch.int16)

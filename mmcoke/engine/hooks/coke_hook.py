@@ -1,7 +1,8 @@
 """Says when CoKe's clustering begins and ends an epoch."""
 
+from collections.abc import Iterable
+
 from mmengine.runner import Runner
-from torch import nn
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.engine.batch_size import batch_size
@@ -35,22 +36,20 @@ class CoKeHook(LabelerHook):
         )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        for labeler in unwrap(runner.model).labelers:
-            if taken_up(runner):
-                labeler.continue_epoch(runner.epoch)
-            else:
-                labeler.set_epoch(runner.epoch)
+        labelers = unwrap(runner.model).labelers
+        begin = labelers.continue_epoch if taken_up(runner) else labelers.set_epoch
+        begin(runner.epoch)
 
     def after_train_epoch(self, runner: Runner) -> None:
         runner.visualizer.add_scalars({'coke/loss': mean_loss(runner)}, step=runner.epoch + 1)
         labelers = unwrap(runner.model).labelers
-        for name, labeler in zip(curve_names(labelers), labelers, strict=True):
-            scalars = epoch_scalars(labeler)
-            labeler.end_epoch()
+        heads = dict(zip(curve_names(labelers), map(epoch_scalars, labelers), strict=True))
+        labelers.end_epoch()
+        for name, scalars in heads.items():
             self.log_epoch(runner, runner.epoch + 1, name, scalars)
 
 
-def curve_names(labelers: nn.ModuleList) -> list[str]:
+def curve_names(labelers: Iterable[CoKeLabeler]) -> list[str]:
     """``coke/K`` for each clustering, with its number where another has the same K."""
     sizes = [labeler.kmeans.num_clusters for labeler in labelers]
     return [

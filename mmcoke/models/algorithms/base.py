@@ -1,7 +1,7 @@
 """What the algorithms share: networks that fit together, labelers, indices of the samples."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,8 +51,11 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         """The head's config with what follows from the rest of the model."""
         return head
 
-    def make_labelers(self, num_samples: int) -> Iterable[nn.Module]:
-        """The labelers for a data set of ``num_samples`` images."""
+    def make_labelers(self, num_samples: int) -> nn.Module:
+        """The labelers for a data set of ``num_samples`` images: a module that iterates over them.
+
+        A single one comes in an ``nn.ModuleList``.
+        """
         raise NotImplementedError
 
     def init_labelers(self, num_samples: int) -> None:
@@ -63,7 +66,7 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
                 is out of its range.
         """
         device = next(self.parameters()).device
-        self.labelers = nn.ModuleList(self.make_labelers(num_samples)).to(device)
+        self.labelers = self.make_labelers(num_samples).to(device)
 
     def check_labelers(self) -> None:
         """ValueError before :meth:`init_labelers`."""
@@ -74,6 +77,18 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
                 'custom_hooks in the config, or call model.init_labelers(num_samples) before '
                 'training.'
             )
+
+    def forward(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list | None = None,
+        mode: str = 'tensor',
+        sample_idx: Tensor | None = None,
+    ) -> Any:
+        """See ``BaseSelfSupervisor``; indices of the images may come as one tensor (n,)."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, sample_idx)
+        return super().forward(inputs, data_samples, mode)
 
     def project(self, inputs: Tensor) -> Tensor:
         """Features after the neck, not normalized (n, D), of images (n, C, H, W)."""
@@ -234,4 +249,6 @@ def sample_indices(data_samples: list | None, device: torch.device) -> Tensor:
         )
     indices = [sample.sample_idx for sample in data_samples]
     indices = [int(getattr(idx, 'value', idx)) for idx in indices]
-    return torch.tensor(indices).to(device)
+    # From pinned memory, or the host would wait for the device.
+    pinned = torch.tensor(indices, pin_memory=device.type == 'cuda')
+    return pinned.to(device, non_blocking=True)

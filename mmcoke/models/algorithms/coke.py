@@ -1,6 +1,5 @@
 """CoKe as an OpenMMLab algorithm."""
 
-from collections.abc import Iterator
 from itertools import groupby
 
 import torch
@@ -18,7 +17,7 @@ from .base import ClusteringAlgorithm, explained_batch_norm, global_batch, sampl
 class CoKe(ClusteringAlgorithm):
     """Pre-training by online constrained k-means (Qian et al., CVPR 2022).
 
-    The labelers (pseudo-labels, centers, duals: one :class:`CoKeLabeler` per entry of
+    The labelers (pseudo-labels, centers, duals: a :class:`CoKeLabeler` with a head per entry of
     ``num_clusters``) need the size of the data set; ``CoKeHook`` calls :meth:`init_labelers`
     when training starts.
 
@@ -48,14 +47,12 @@ class CoKe(ClusteringAlgorithm):
         """K of each clustering."""
         return as_list(self.clustering['num_clusters'])
 
-    def make_labelers(self, num_samples: int) -> Iterator[CoKeLabeler]:
+    def make_labelers(self, num_samples: int) -> CoKeLabeler:
         if not self.num_clusters:
             raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
-        others = ('num_clusters', 'seed', 'dual_lr_base_batch_size')
+        others = ('num_clusters', 'dual_lr_base_batch_size')
         settings = {k: v for k, v in self.clustering.items() if k not in others}
-        seed = self.clustering.get('seed', 0)
-        for head, k in enumerate(self.num_clusters):
-            yield CoKeLabeler(num_samples, k, self.head.in_channels, seed=seed + head, **settings)
+        return CoKeLabeler(num_samples, self.num_clusters, self.head.in_channels, **settings)
 
     @property
     def dual_lr_base_batch_size(self) -> int | None:
@@ -82,14 +79,21 @@ class CoKe(ClusteringAlgorithm):
                 labeler.kmeans.dual_lr = self.clustering['dual_lr'] * batch_size / base
         return self.labelers[0].kmeans.dual_lr
 
-    def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
+    def loss(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list | None = None,
+        sample_idx: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
 
         Args:
             inputs: images (n, C, H, W), or a list of views: one; or two of full size, followed by
                 any number of small crops. Each passes backbone, neck and predictor on its own, in
                 order, unless ``joint_views``.
-            data_samples: one per image, each with ``sample_idx``.
+            data_samples: one per image, each with ``sample_idx``; not needed where the indices come
+                as a tensor.
+            sample_idx: index of each image in the data set, int64 (n,).
 
         Returns:
             See :meth:`CoKeHead.loss`.
@@ -102,21 +106,20 @@ class CoKe(ClusteringAlgorithm):
                 projection = self.project(torch.cat(group))
                 projections += projection.chunk(len(group))
                 predictions += self.head(projection).chunk(len(group))
-        idx_n = sample_indices(data_samples, views[0].device)
-        targets = self._targets(projections[:num_full], idx_n)
-        centers = [labeler.kmeans.centers for labeler in self.labelers]
-        return self.head.loss(projections, predictions, centers, targets)
+        if sample_idx is None:
+            sample_idx = sample_indices(data_samples, views[0].device)
+        targets = self._targets(projections[:num_full], sample_idx)
+        return self.head.loss(projections, predictions, self.labelers.centers, targets)
 
     @torch.no_grad()
     def _targets(self, projections: list[Tensor], idx_n: Tensor) -> list[Tensor]:
-        """Step each labeler with the global batch; the targets are those of the own one.
+        """Step the labelers with the global batch; the targets are those of the own one.
 
         Clustered is the mean of the full-size views' projections, not normalized again.
         """
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
-        x_ND, idx_N, own = global_batch(torch.stack(units).mean(0), idx_n)
-        return [labeler.step(x_ND, idx_N, own) for labeler in self.labelers]
+        return self.labelers.step(*global_batch(torch.stack(units).mean(0), idx_n))
 
 
 def as_list(num_clusters: int | list[int]) -> list[int]:

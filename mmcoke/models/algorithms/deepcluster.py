@@ -1,7 +1,5 @@
 """DeepCluster and ODC as OpenMMLab algorithms."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -34,12 +32,17 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
         width = head.get('in_channels') or output_width(network)
         return dict(head, in_channels=width, num_clusters=num_clusters)
 
-    def loss(self, inputs: Tensor | list[Tensor], data_samples: list) -> dict[str, Tensor]:
+    def loss(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list | None = None,
+        sample_idx: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Classify images by their labels, weighted by the sizes of the clusters before the step.
 
         Args:
             inputs: images (n, C, H, W), or a list of one view.
-            data_samples: one per image, each with ``sample_idx``.
+            data_samples, sample_idx: see :meth:`CoKe.loss`.
 
         Raises:
             ValueError: if there is more than one view.
@@ -54,7 +57,9 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
         with explained_batch_norm():
             x_nD = self.project(views[0])
         weight_K = self.labelers[0].cluster_weight()
-        label_n = self.read_labels(x_nD.detach(), sample_indices(data_samples, x_nD.device))
+        if sample_idx is None:
+            sample_idx = sample_indices(data_samples, x_nD.device)
+        label_n = self.read_labels(x_nD.detach(), sample_idx)
         return self.head.loss(x_nD, label_n, weight_K)
 
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
@@ -69,8 +74,8 @@ class DeepCluster(ClassifierAlgorithm):
     ``DeepClusterHook`` clusters the features of all images and resets the classifier.
     """
 
-    def make_labelers(self, num_samples: int) -> Iterator[DeepClusterLabeler]:
-        yield DeepClusterLabeler(num_samples, **self.clustering)
+    def make_labelers(self, num_samples: int) -> nn.ModuleList:
+        return nn.ModuleList([DeepClusterLabeler(num_samples, **self.clustering)])
 
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
         return self.labelers[0].step(x_nD, idx_n)
@@ -84,8 +89,9 @@ class ODC(ClassifierAlgorithm):
     training, and updates the centroids.
     """
 
-    def make_labelers(self, num_samples: int) -> Iterator[ODCLabeler]:
-        yield ODCLabeler(num_samples, dim=self.head.in_channels, **self.clustering)
+    def make_labelers(self, num_samples: int) -> nn.ModuleList:
+        labeler = ODCLabeler(num_samples, dim=self.head.in_channels, **self.clustering)
+        return nn.ModuleList([labeler])
 
     @torch.no_grad()
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:

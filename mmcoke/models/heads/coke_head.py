@@ -22,6 +22,8 @@ class CoKeHead(BaseModule):
         label_weight: with two views, share of the label in the target; the softmax of the other
             view has the rest.
         small_weight: with small crops, their share in the loss.
+        chunk_size: images whose loss is computed at a time, which bounds its memory; None for all.
+            See :func:`~mmcoke.losses.coke_loss.cross_entropies`.
         norm_cfg: norm layer of the predictor.
         init_cfg: see mmengine's ``BaseModule``.
 
@@ -39,6 +41,7 @@ class CoKeHead(BaseModule):
         prediction_weight: float = 1.0,
         label_weight: float = 0.2,
         small_weight: float = 0.5,
+        chunk_size: int | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -49,9 +52,12 @@ class CoKeHead(BaseModule):
         check_number('prediction_weight', prediction_weight, '(0, 1]')
         check_number('label_weight', label_weight, '[0, 1]')
         check_number('small_weight', small_weight, '[0, 1]')
+        if chunk_size is not None:
+            check_number('chunk_size', chunk_size, '[1, inf)', whole=True)
         self.in_channels = in_channels
         self.temperature, self.prediction_weight = temperature, prediction_weight
         self.label_weight, self.small_weight = label_weight, small_weight
+        self.chunk_size = chunk_size
         self.predictor = MODELS.build(
             dict(
                 type='mmpretrain.NonLinearNeck',
@@ -94,7 +100,11 @@ class CoKeHead(BaseModule):
             [normalize(x_nD.float(), dim=1) for x_nD in views]
             for views in (projections, predictions)
         )
-        options = dict(temperature=self.temperature, prediction_weight=self.prediction_weight)
+        options = dict(
+            temperature=self.temperature,
+            prediction_weight=self.prediction_weight,
+            chunk_size=self.chunk_size,
+        )
         if len(projections) == 1:
             return dict(loss=coke_loss(projections[0], predictions[0], centers, targets, **options))
         losses = multi_view_coke_loss(
