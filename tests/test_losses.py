@@ -122,7 +122,10 @@ def test_losses_in_one_product_equal_the_loop(kinds, temperature, chunk_size):
         )
         torch.testing.assert_close(loss_B, expected_B, rtol=1e-5, atol=1e-5)
         weight_B = torch.arange(1.0, 7)
-        grads = [torch.autograd.grad(loss @ weight_B, x_BnD)[0] for loss in (loss_B, expected_B)]
+        grads = [
+            torch.autograd.grad(loss @ weight_B, x_BnD, retain_graph=True)[0]
+            for loss in (loss_B, expected_B)
+        ]
         torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
