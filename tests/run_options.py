@@ -27,12 +27,23 @@ def pytest_xdist_auto_num_workers(config):
 def pytest_collection_modifyitems(config, items):
     """Slow tests first: several processes then end at nearly the same time."""
     items.sort(key=lambda item: item.get_closest_marker('slow') is None)
+    skip_without_gpu([item for item in items if item.get_closest_marker('gpu')])
     if config.option.quick:
         listed = set(NOT_QUICK.read_text().split())
         slow = [item for item in items if is_slow(item, listed)]
         config.hook.pytest_deselected(items=slow)
         config.stash[LEFT_OUT] = len(slow)
         items[:] = [item for item in items if not is_slow(item, listed)]
+
+
+def skip_without_gpu(items):
+    """Skip tests marked ``gpu`` where torch finds none."""
+    if items:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                item.add_marker(pytest.mark.skip(reason='there is no GPU'))
 
 
 def is_slow(item, listed):

@@ -13,9 +13,7 @@ from mmcoke.evaluation.knn import knn_classify_many, nearest_neighbours
 
 DEVICES = [
     'cpu',
-    pytest.param(
-        'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
-    ),
+    pytest.param('cuda', marks=pytest.mark.gpu),
 ]
 
 

@@ -220,7 +220,7 @@ def test_on_an_accelerator_nothing_in_a_step_waits_for_a_value():
         plain.write(idx, label.float())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+@pytest.mark.gpu
 def test_on_a_gpu_the_device_stops_at_a_label_that_would_wrap():
     """In a process of its own, whose GPU is not usable any more."""
     code = (

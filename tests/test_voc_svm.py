@@ -337,7 +337,7 @@ def test_threads_and_kinds_of_array_change_nothing(sets, tmp_path):
     np.testing.assert_allclose(one['cross_validated_ap'], two['cross_validated_ap'], atol=1e-9)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_a_gpu_finds_the_same(golden, sets, golden_samples):
     x_train, targets, x_test, targets_test = sets
     x_train, x_test = torch.from_numpy(x_train).cuda(), torch.from_numpy(x_test).cuda()

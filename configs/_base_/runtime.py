@@ -2,6 +2,7 @@
 default_scope = 'mmcoke'
 
 default_hooks = dict(
+    runtime_info=dict(type='PendingInfoHook'),  # does not wait for a GPU in every iteration
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -1,5 +1,6 @@
 """Data sets and transforms that configs can name."""
 
+from .batches import ImageBatch, unlabelled_batch
 from .folder import CustomDataset, LoadImageFromFile
 from .in_memory import InMemoryImages
 from .lighting import Lighting
@@ -11,6 +12,7 @@ __all__ = [
     'ClusterUniformSampler',
     'ConcatDataset',
     'CustomDataset',
+    'ImageBatch',
     'InMemoryImages',
     'Lighting',
     'LoadImageFromFile',
@@ -18,4 +20,5 @@ __all__ = [
     'TruncatedSampler',
     'UnreadableImageError',
     'read_image',
+    'unlabelled_batch',
 ]

@@ -1,11 +1,19 @@
 """Images that are arrays already."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmpretrain.datasets import BaseDataset
+import torch
+from mmengine.dataset import Compose
+from mmpretrain.datasets import BaseDataset, PackInputs
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mmcoke.registry import DATASETS
+
+from .batches import ImageBatch
+from .loading import is_own, is_random
 
 
 @DATASETS.register_module()
@@ -18,15 +26,22 @@ class InMemoryImages(BaseDataset):
             integer labels (n,).
         split: ``'train'`` (70 %), ``'test'`` (30 %), or ``'all'``. The split is random with seed 0,
             stratified by ``y`` where there is one.
+        device: where the images of whole batches lie, such as ``'cuda'``: they then do not travel.
+            A loader without workers is needed (``num_workers=0``); wrappers of data sets load one
+            by one and send them as usual.
         pipeline, metainfo, indices, test_mode: see mmengine's ``BaseDataset``. The pipeline gets
             ``img``, and ``gt_label`` where there is one.
 
+    Loaders get whole batches (:class:`~mmcoke.datasets.batches.ImageBatch`): a pipeline that draws
+    no random numbers and ends with ``PackInputs`` is applied once, to all images.
+
     Raises:
-        ValueError: if the source is missing or does not hold such arrays.
+        ValueError: if the source is missing or does not hold such arrays, or if workers load what
+            lies on a device.
     """
 
-    def __init__(self, source: str, split: str = 'all', **kwargs) -> None:
-        self.source, self.split = source, split
+    def __init__(self, source: str, split: str = 'all', *, device: str = 'cpu', **kwargs) -> None:
+        self.source, self.split, self.device = source, split, torch.device(device)
         self.images, self.labels = load_split(source, split)
         # The arrays are the data: nothing to serialize for the workers.
         super().__init__(ann_file='', serialize_data=False, **kwargs)
@@ -43,6 +58,55 @@ class InMemoryImages(BaseDataset):
         """Record of one image, with ``sample_idx``; transforms may change its image, a copy."""
         record = self.data_list[idx]
         return dict(record, img=record['img'].copy(), sample_idx=idx % len(self))
+
+    def __getitems__(self, indices: list[int]) -> Sequence[dict]:
+        """A batch, for torch's loaders."""
+        images = self._prepared()
+        if images is None:
+            return [self[idx] for idx in indices]
+        idx_n = torch.tensor(indices, pin_memory=images.is_cuda) % len(self)
+        idx_n = idx_n.to(images.device, non_blocking=True)
+        return ImageBatch(images[idx_n], idx_n, lambda position: self[indices[position]])
+
+    def _prepared(self) -> Tensor | None:
+        """The images after the pipeline, uint8 (A, C, H, W); None if they differ every time."""
+        pipeline = getattr(self.pipeline, 'pipeline', self.pipeline)  # of a seeded one
+        if self._prepared_by is not pipeline:
+            self._images, self._prepared_by = prepare(self, pipeline), pipeline
+            if self._images is not None:
+                self._refuse_workers()
+                self._images = self._images.to(self.device)
+        return self._images
+
+    _prepared_by: object = None
+
+    def _refuse_workers(self) -> None:
+        if self.device.type != 'cpu' and get_worker_info() is not None:
+            raise ValueError(
+                f'Images on {self.device} cannot be loaded by worker processes. Set num_workers=0 '
+                "in the loader, or device='cpu' in the data set."
+            )
+
+
+def prepare(dataset: BaseDataset, pipeline: Compose) -> Tensor | None:
+    """All images of a data set after a pipeline that does the same to each, every time.
+
+    Returns:
+        uint8 (A, C, H, W); None if the pipeline draws random numbers, has transforms of one's own,
+        does not end with ``PackInputs`` of ``img``, or if the images are of different sizes.
+    """
+    *transforms, last = getattr(pipeline, 'transforms', None) or [None]
+    packs = type(last) is PackInputs and last.input_key == 'img'
+    if not packs or any(map(is_own, transforms)):
+        return None
+    steady = Compose(transforms)
+    if is_random(steady, dataset.get_data_info(0)):
+        return None
+    images = [steady(dataset.get_data_info(idx))['img'] for idx in range(len(dataset))]
+    if len({(image.shape, image.dtype) for image in images}) > 1 or images[0].dtype != np.uint8:
+        return None
+    images = torch.from_numpy(np.stack(images))
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
 def load_split(source: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import nn
 
 
 class BatchSize(NamedTuple):
@@ -47,7 +49,14 @@ class AccumulationAwareRunner(Runner):
     """mmengine's runner; ``auto_scale_lr`` counts the images of an optimizer step.
 
     mmengine counts those of one iteration, also where gradients are accumulated over several.
+    On a GPU the network's weights lie in channels-last order, if ``gpu.channels_last`` is set.
     """
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """See mmengine's. Before, because the buckets of gradients take the order over."""
+        if self.cfg.get('gpu', {}).get('channels_last') and torch.cuda.is_available():
+            model = model.to(memory_format=torch.channels_last)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate linearly from ``base_batch_size``, if ``enable`` is set.

@@ -17,6 +17,7 @@ from torch import nn
 from mmcoke.datasets import UnreadableImageError
 
 from .batch_size import AccumulationAwareRunner
+from .captured import compile_parts
 from .checkpoint import (
     WorkDirError,
     concerns,
@@ -103,13 +104,6 @@ def finished(runner: Runner) -> nn.Module:
     return runner.model
 
 
-def compile_parts(model: nn.Module) -> None:
-    """Compile what is neither clustering nor loss."""
-    for part in (model.backbone, model.neck):
-        if part is not None:
-            part.compile()
-
-
 def tell_interrupted(stop: Interrupted, work_dir: str) -> None:
     """Say what was saved and how to go on."""
     name = signal.Signals(stop.signum).name
@@ -135,11 +129,20 @@ def build_runner(
     choose_start(cfg)
     without_workers(cfg)
     join_processes(cfg, launcher)
+    if torch.cuda.is_available():
+        use_bfloat16(cfg)
     runner = AccumulationAwareRunner.from_cfg(cfg)
     if isinstance(runner._train_loop, dict):
         runner._train_loop = with_epoch_loop(runner._train_loop)
         runner.register_hook(InterruptionHook(signals))
     return runner
+
+
+def use_bfloat16(cfg: Config) -> None:
+    """Train in bfloat16, if ``gpu.bfloat16`` is set and no other precision was chosen."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if cfg.get('gpu', {}).get('bfloat16') and wrapper.get('type') == 'OptimWrapper':
+        wrapper.type = 'BFloat16OptimWrapper'
 
 
 def with_epoch_loop(train_cfg: dict) -> dict:

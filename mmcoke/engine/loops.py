@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmcoke.registry import LOOPS
@@ -52,8 +53,17 @@ class EpochLoop(EpochBasedTrainLoop):
             yield data_batch
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        super().run_iter(idx, data_batch)
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs = self.train_step(data_batch)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
         self.done += 1
+
+    def train_step(self, data_batch: Sequence[dict]) -> dict[str, Tensor]:
+        """One step of the optimizer; the losses of the batch."""
+        return self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
 
     def place(self, meta: dict) -> dict[str, int]:
         """Where in the epoch a checkpoint is taken, for :meth:`take_up`.

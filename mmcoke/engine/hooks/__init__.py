@@ -8,6 +8,7 @@ from .probe_hooks import KNNHook, LinearProbeHook
 from .progress_hook import ProgressHook
 from .replica_check_hook import ReplicaCheckHook
 from .results_hook import ResultsHook
+from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
 from .skip_unreadable_hook import SkipUnreadableHook
 
@@ -20,6 +21,7 @@ __all__ = [
     'LabelCheckHook',
     'LinearProbeHook',
     'ODCHook',
+    'PendingInfoHook',
     'ProgressHook',
     'ReplicaCheckHook',
     'ResultsHook',

@@ -20,6 +20,7 @@ from mmcoke.datasets.wrappers import sample_rows, without_repetition
 from mmcoke.engine.carried_labels import TABLE, carry_rows, rows_in
 from mmcoke.engine.loops import EpochLoop
 from mmcoke.engine.model_wrappers import unwrap
+from mmcoke.engine.pending import Pending, is_due
 
 
 class LabelerHook(Hook):
@@ -66,16 +67,20 @@ class LabelerHook(Hook):
         """Load what is kept beside a checkpoint, if there is such; rows as in :func:`rows_in`."""
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the keys of the images into it."""
+        """Put the keys of the images into it; none is saved after a loss that is not finite."""
+        if self._pending is not None:
+            self._check_losses(runner, getattr(runner.train_loop, 'done', 0))
         if self._keys is None:
             self._keys = sample_keys(runner.train_dataloader.dataset)
         if self._keys is not None:
             checkpoint[KEYS] = torch.from_numpy(self._keys)
 
     _keys: np.ndarray | None = None
+    _pending: Pending | None = None
 
     def before_train(self, runner: Runner) -> None:
         self._labelers(runner)
+        self._pending = Pending()
 
     @staticmethod
     def _labelers(runner: Runner) -> nn.ModuleList:
@@ -96,12 +101,20 @@ class LabelerHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Stop at a loss that is not finite (mmengine has waited for its value, to log it)."""
-        if not math.isfinite(loss := outputs['loss'].item()):
-            raise ValueError(
-                f'The loss is {loss} in epoch {runner.epoch + 1}, iteration {batch_idx + 1}. Lower '
-                'the learning rate or check the images, then resume from the last checkpoint.'
-            )
+        """Stop at a loss that is not finite: at once on CPU, else where losses are logged."""
+        self._pending.add(dict(loss=outputs['loss']))
+        if is_due(runner, batch_idx, outputs):
+            self._check_losses(runner, batch_idx)
+
+    def _check_losses(self, runner: Runner, batch_idx: int) -> None:
+        """ValueError if one of the iterations up to this one had no finite loss."""
+        losses = [scalars['loss'] for scalars in self._pending.take()]
+        for number, loss in enumerate(losses, batch_idx + 2 - len(losses)):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f'The loss is {loss} in epoch {runner.epoch + 1}, iteration {number}. Lower '
+                    'the learning rate or check the images, then resume from the last checkpoint.'
+                )
 
     def log_epoch(self, runner: Runner, epoch: int, name: str, scalars: dict[str, float]) -> None:
         """Write numbers to the log and, as ``name/...``, as curves.

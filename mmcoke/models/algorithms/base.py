@@ -1,7 +1,7 @@
 """What the algorithms share: networks that fit together, labelers, indices of the samples."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,24 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         if mode == 'loss':
             return self.loss(inputs, data_samples, sample_idx)
         return super().forward(inputs, data_samples, mode)
+
+    capturable = False
+    """Whether a step runs the same operations on the same memory until :meth:`step_key` changes."""
+
+    def step_key(self) -> Hashable:
+        """What a step depends on besides its batch and what lies in tensors.
+
+        ``CapturedTrainLoop`` captures the step again when it changes.
+        """
+        return tuple(getattr(labeler, 'phase', 0) for labeler in self.labelers)
+
+    def obstacle_to_capture(self) -> str | None:
+        """Why a step cannot be captured in a CUDA graph; None if it can."""
+        if not self.capturable:
+            return f"the clustering of {type(self).__name__} looks at its tensors' values"
+        if not getattr(self.data_preprocessor, 'is_pure', True):
+            return 'augmentation draws its random numbers on the host'
+        return None
 
     def project(self, inputs: Tensor) -> Tensor:
         """Features after the neck, not normalized (n, D), of images (n, C, H, W)."""

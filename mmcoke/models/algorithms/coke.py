@@ -33,6 +33,8 @@ class CoKe(ClusteringAlgorithm):
             with common statistics, so losses, labels and running statistics are others.
     """
 
+    capturable = True
+
     def __init__(
         self, backbone: dict, neck: dict, head: dict, *, joint_views: bool = False, **kwargs
     ) -> None:
