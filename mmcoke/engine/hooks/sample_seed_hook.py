@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmcoke.datasets.seeded_pipeline import seed_pipelines, seed_random
+from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
 
@@ -14,9 +15,9 @@ class SampleSeedHook(Hook):
     """Seeds each sample's augmentation, and each iteration of each process.
 
     Augmentation in the data pipeline depends on (seed, epoch, sample), for any number of workers
-    and processes. What draws random numbers in the training process itself (augmentation in batch,
-    dropout) depends on (seed, iteration, rank). A run resumed after any iteration thus continues as
-    if it had not stopped.
+    and processes; so does augmentation in batch, whose preprocessor is told of each epoch. What
+    draws random numbers in the training process itself (dropout, kornia) depends on (seed,
+    iteration, rank). A run resumed after any iteration thus continues as if it had not stopped.
 
     With gradient accumulation, the last step of an epoch takes the batches that are left, with
     their mean gradient: none wait for the next epoch, which a checkpoint would not hold.
@@ -34,6 +35,9 @@ class SampleSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._epoch.fill_(runner.epoch)
+        preprocessor = getattr(unwrap(runner.model), 'data_preprocessor', None)
+        if hasattr(preprocessor, 'set_epoch'):
+            preprocessor.set_epoch(runner.seed, runner.epoch)
         self._seed(runner)
         wrapper = runner.optim_wrapper
         counts = getattr(wrapper, '_accumulative_counts', 1)
