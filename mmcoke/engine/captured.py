@@ -82,8 +82,9 @@ class CapturedTrainLoop(EpochLoop):
     def _capture(self, data_batch: dict) -> None:
         """Capture a step, which does not run it; if that fails, steps stay plain."""
         try:
+            check_tensors(data_batch)
             self._step = self._make_step(data_batch)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             self._reason = ' '.join(str(error).split())[:300]
             print_log(
                 f'The step of training could not be captured in a CUDA graph ({self._reason}): it '
@@ -224,15 +225,17 @@ def compile_parts(model: nn.Module) -> None:
 # ---- batches
 
 
-def mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure of dictionaries and lists with other tensors."""
+def mapped(
+    batch: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda x: x
+) -> Any:
+    """The same structure of dictionaries and lists with other tensors, and other other things."""
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, dict):
-        return {name: mapped(value, function) for name, value in batch.items()}
+        return {name: mapped(value, function, other) for name, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return [mapped(value, function) for value in batch]
-    return batch
+        return [mapped(value, function, other) for value in batch]
+    return other(batch)
 
 
 def tensors_of(batch: Any) -> Iterator[Tensor]:
@@ -242,6 +245,17 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
     elif isinstance(batch, (dict, list, tuple)):
         for value in batch.values() if isinstance(batch, dict) else batch:
             yield from tensors_of(value)
+
+
+def check_tensors(batch: Any) -> None:
+    """ValueError if there is something else in a batch: a graph would see that of one for ever."""
+    others: list = []
+    mapped(batch, lambda x: None, others.append)
+    if others:
+        raise ValueError(
+            f'batches hold {type(others[0]).__name__} on the host; set train_dataloader.'
+            "collate_fn=dict(type='mmcoke.unlabelled_batch')"
+        )
 
 
 def signature(batch: Any) -> Any:

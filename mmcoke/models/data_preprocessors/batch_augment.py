@@ -56,6 +56,11 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
         for name, value in numbers.items():
             self.register_buffer(name, value, persistent=False)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether all random numbers follow from (seed, epoch, sample, view)."""
+        return not any(isinstance(module, KorniaAugmentation) for module in self.modules())
+
     def set_epoch(self, seed: int, epoch: int) -> None:
         """What the views that follow belong to: the seed of the run, and the epoch, from 0 on."""
         self.seed.fill_(seed)
