@@ -201,9 +201,7 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
     model.init_labelers(100)
     model.to('meta').train()
     idx = torch.empty(64, dtype=torch.int64, device='meta')
-    data = dict(
-        inputs=torch.empty(64, 1, 16, 16, dtype=torch.uint8, device='meta'), sample_idx=idx
-    )
+    data = dict(inputs=torch.empty(64, 1, 16, 16, dtype=torch.uint8, device='meta'), sample_idx=idx)
     for epoch in range(4):
         model.labelers.set_epoch(epoch)
         views = model.data_preprocessor(data, True)['inputs']

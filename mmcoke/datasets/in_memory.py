@@ -21,14 +21,15 @@ class InMemoryImages(BaseDataset):
     """A data set of arrays: handwritten digits that scikit-learn ships, or an ``.npz`` file.
 
     Args:
-        source: ``'digits'`` (1,797 grey images of 8x8 pixels, 10 classes), or the path of an
-            ``.npz`` file with ``x``, uint8 (n, H, W) or (n, H, W, 3) in RGB, and optionally ``y``,
-            integer labels (n,).
+        source: ``'digits'`` (1,797 grey images of 8x8 pixels, 10 classes); the path of an ``.npz``
+            file with ``x``, uint8 (n, H, W) or (n, H, W, 3) in RGB, and optionally ``y``, integer
+            labels (n,); or the config of a data set that has its images as arrays in RGB, such as
+            ``dict(type='CIFAR10', data_root='data/cifar10', split='train')``.
         split: ``'train'`` (70 %), ``'test'`` (30 %), or ``'all'``. The split is random with seed 0,
             stratified by ``y`` where there is one.
-        device: where the images of whole batches lie, such as ``'cuda'``: they then do not travel.
-            A loader without workers is needed (``num_workers=0``); wrappers of data sets load one
-            by one and send them as usual.
+        device: where the images of whole batches lie, such as ``'cuda'``: they then do not travel;
+            ``'auto'`` for a GPU where there is one. A loader without workers is needed
+            (``num_workers=0``); wrappers of data sets load one by one and send them as usual.
         pipeline, metainfo, indices, test_mode: see mmengine's ``BaseDataset``. The pipeline gets
             ``img``, and ``gt_label`` where there is one.
 
@@ -40,8 +41,13 @@ class InMemoryImages(BaseDataset):
             lies on a device.
     """
 
-    def __init__(self, source: str, split: str = 'all', *, device: str = 'cpu', **kwargs) -> None:
-        self.source, self.split, self.device = source, split, torch.device(device)
+    def __init__(
+        self, source: str | dict, split: str = 'all', *, device: str = 'cpu', **kwargs
+    ) -> None:
+        self.source, self.split = source, split
+        if device == 'auto':
+            device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        self.device = torch.device(device)
         self.images, self.labels = load_split(source, split)
         # The arrays are the data: nothing to serialize for the workers.
         super().__init__(ann_file='', serialize_data=False, **kwargs)
@@ -109,9 +115,12 @@ def prepare(dataset: BaseDataset, pipeline: Compose) -> Tensor | None:
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
-def load_split(source: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+def load_split(source: str | dict, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Images and labels of one split of a source; see :class:`InMemoryImages`."""
-    images, labels = load_digits_arrays() if source == 'digits' else load_npz(source)
+    if isinstance(source, dict):
+        images, labels = load_dataset(source)
+    else:
+        images, labels = load_digits_arrays() if source == 'digits' else load_npz(source)
     if split == 'all':
         return images, labels
     if split not in ('train', 'test'):
@@ -131,6 +140,25 @@ def load_digits_arrays() -> tuple[np.ndarray, np.ndarray]:
 
     digits = load_digits()
     return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+def load_dataset(cfg: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images and labels of a data set whose records hold arrays.
+
+    Raises:
+        ValueError: if they hold none, or arrays of different sizes.
+    """
+    dataset = DATASETS.build(dict(cfg, pipeline=[]))
+    records = [dataset.get_data_info(i) for i in range(len(dataset))]
+    shapes = {getattr(record.get('img'), 'shape', None) for record in records}
+    if len(shapes) != 1 or None in shapes:
+        raise ValueError(
+            f'The images of {cfg["type"]} are files, or arrays of different sizes; InMemoryImages '
+            'takes data sets such as CIFAR10. Use the data set itself.'
+        )
+    labels = [record.get('gt_label') for record in records]
+    images = np.stack([record['img'] for record in records])
+    return images, None if None in labels else np.asarray(labels, dtype=np.int64)
 
 
 def load_npz(path: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -5,3 +5,6 @@ default_hooks = dict(
     replica_check=dict(type='ReplicaCheckHook'),
 )
 custom_hooks = [dict(type='CoKeHook')]
+
+# machine: on a GPU alone; each can be turned off, such as with --cfg-options gpu.bfloat16=False
+gpu = dict(bfloat16=True, channels_last=True)

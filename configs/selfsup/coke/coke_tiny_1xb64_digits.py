@@ -26,7 +26,7 @@ train_dataloader = dict(
     num_workers=0,
     drop_last=True,
     sampler=dict(type='TruncatedSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mmcoke.unlabelled_batch'),
     dataset=dict(type='InMemoryImages', source='digits', split='train', pipeline=pipeline),
 )
 
@@ -70,5 +70,5 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4),
 )
 param_scheduler = [dict(type='WarmupCosineLR', zero=1, warmup=10, convert_to_iter_based=True)]
-train_cfg = dict(by_epoch=True, max_epochs=231)
+train_cfg = dict(type='CapturedTrainLoop', max_epochs=231)
 auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -80,7 +80,6 @@ class LabelerHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._labelers(runner)
-        self._pending = Pending()
 
     @staticmethod
     def _labelers(runner: Runner) -> nn.ModuleList:
@@ -102,6 +101,8 @@ class LabelerHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Stop at a loss that is not finite: at once on CPU, else where losses are logged."""
+        if self._pending is None:
+            self._pending = Pending()
         self._pending.add(dict(loss=outputs['loss']))
         if is_due(runner, batch_idx, outputs):
             self._check_losses(runner, batch_idx)

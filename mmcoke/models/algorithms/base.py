@@ -103,7 +103,7 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
     def obstacle_to_capture(self) -> str | None:
         """Why a step cannot be captured in a CUDA graph; None if it can."""
         if not self.capturable:
-            return f"the clustering of {type(self).__name__} looks at its tensors' values"
+            return f'the steps of {type(self).__name__} are not made for it'
         if not getattr(self.data_preprocessor, 'is_pure', True):
             return 'augmentation draws its random numbers on the host'
         return None
