@@ -274,10 +274,13 @@ class TestGPU:
         assert not moved
 
 
-def test_without_faiss_the_error_says_what_to_install(monkeypatch):
+def test_only_faiss_on_gpus_needs_faiss(monkeypatch):
+    expected = kmeans(gaussian(), 10)
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(ImportError, match=r'pip install faiss-cpu.*pip install faiss-gpu.*never'):
-        kmeans(gaussian(), 10)
+    for backend in ('auto', 'cpu'):
+        assert torch.equal(kmeans(gaussian(), 10, backend=backend).label, expected.label)
+    with pytest.raises(ImportError, match=r"pip install faiss-gpu.*backend='auto'"):
+        kmeans(gaussian(), 10, backend='gpu')
 
 
 def test_importing_the_core_does_not_import_faiss():

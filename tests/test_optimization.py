@@ -1,5 +1,9 @@
 """LARS and the learning-rate curve equal the published ones."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,79 @@ def test_lars_takes_the_published_steps():
         for i, param in enumerate(params):
             expected = golden[f'param_{i}'][step]
             torch.testing.assert_close(param.data, expected, rtol=0, atol=1e-6)
+
+
+KERNELS = """
+import itertools, sys
+import numpy as np, torch
+from mmcoke.engine.optimizers import lars
+from mmcoke.engine.optimizers.lars import LARS
+
+def fused(self, p):  # as on a GPU
+    return lars.lies_alike(p, p.grad, self.state[p]['momentum_buffer'])
+
+golden = {key: torch.from_numpy(value) for key, value in np.load(sys.argv[1]).items()}
+settings = ('weight_decay', 'momentum', 'trust_coefficient')
+params = [torch.nn.Parameter(golden[f'init_{i}'].clone()) for i in range(5)]
+optimizer = LARS(params, lr=1.0, **{name: golden[name].item() for name in settings})
+with_kernels = type('WithKernels', (LARS,), dict(_is_fusable=fused))
+optimizer.__class__ = with_kernels
+for step, lr in enumerate(golden['lr']):
+    optimizer.param_groups[0]['lr'] = lr.float()
+    for i, param in enumerate(params):
+        param.grad = golden[f'grad_{i}'][step].clone()
+    optimizer.step()
+    for i, param in enumerate(params):
+        torch.testing.assert_close(param.data, golden[f'param_{i}'][step], rtol=0, atol=1e-6)
+
+# More than one block per tensor, channels last, gaps, half precision, a zero tensor.
+def tensors():
+    torch.manual_seed(0)
+    wide = torch.randn(3, 9000)
+    channels_last = torch.randn(6, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    return [wide, wide.clone()[:, ::2], channels_last, torch.zeros(5, 5), torch.randn(4099),
+            torch.randn(9, 5).bfloat16()]
+
+results = []
+for kind in (LARS, with_kernels):
+    params = [torch.nn.Parameter(x) for x in tensors()]
+    optimizer = kind(params, lr=0.5, weight_decay=0.1)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    results.append([*params, *(state['momentum_buffer'] for state in optimizer.state.values())])
+assert [len(key) for key in optimizer._kernels] == [3, 1]  # matrices and vectors in kernels
+for expected, result in zip(*results):
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec('triton') is None, reason='needs Triton, which torch for CPUs lacks')
+def test_the_kernels_take_the_published_steps_and_those_of_the_plain_path():
+    command = [sys.executable, '-c', KERNELS, str(GOLDEN / 'lars.npz')]
+    environment = os.environ | dict(TRITON_INTERPRET='1')
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_learning_rate_in_a_tensor_gives_the_same_steps():
+    results = []
+    for lr in (0.3, torch.tensor(0.3)):
+        param = torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+        vector = torch.nn.Parameter(torch.ones(3))
+        optimizer = LARS([param, vector], lr=lr, weight_decay=0.1)
+        for factor in (1, 2):
+            if isinstance(lr, torch.Tensor):
+                lr.fill_(0.3 * factor)  # as a graph's learning rate changes: in place
+            else:
+                optimizer.param_groups[0]['lr'] = 0.3 * factor
+            param.grad, vector.grad = param.data.sin(), torch.full((3,), 0.5)
+            optimizer.step()
+        results.append(torch.cat([param.data.flatten(), vector.data]))
+    torch.testing.assert_close(*results)
+    assert results[0][-1] == pytest.approx(1 - 0.3 * 0.5 - 0.6 * (0.9 * 0.5 + 0.5))
 
 
 def test_lars_leaves_zero_weights_and_missing_gradients_alone():

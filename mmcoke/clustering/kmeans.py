@@ -1,4 +1,4 @@
-"""Offline k-means of all features, by faiss, on CPU or GPU."""
+"""Offline k-means of all features, on CPU or GPU."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .lloyd import lloyd
 from .precision import power_of_two
 from .settings import SEED_RANGE, check_number, is_number
 
@@ -61,31 +62,34 @@ def kmeans(
 ) -> KMeansResult:
     """Lloyd's algorithm from random samples; the same result for the same seed and machine.
 
-    A cluster that runs empty on the way takes over half of a large one (faiss). One that is empty
-    in the end gets half of the largest cluster, split by 2-means.
+    A cluster that runs empty on the way takes over half of the largest one. One that is empty in
+    the end gets half of the largest cluster, split by 2-means.
 
     Args:
         x_AD: features (A, D), finite, on any device; they are clustered in float32, whatever their
-            size.
+            size. Results are on the CPU.
         num_clusters: K, at most A.
         spherical: centers on the unit sphere, nearest by inner product: for unit vectors.
         num_iters: iterations, each an assignment and an update; one more assignment follows.
         seed: in 0 ... 2^32 - 1, chooses the K samples that the centers start from.
-        backend: 'cpu'; 'gpu', all of them, with faiss-gpu; 'auto', the GPUs if faiss finds any.
+        backend: 'cpu'; 'gpu', all of them, with faiss-gpu; 'auto', where the features are, if that
+            is a GPU, else all GPUs if there is a faiss that finds any, else the CPU.
         init: first centers (K, D) instead.
         progress: wraps the iterable of iterations, such as ``rich.progress.track``.
 
     Raises:
         ValueError: if there are more clusters than samples, a feature is not finite, or an argument
             is out of its range.
-        ImportError: if faiss is not installed.
+        ImportError: if faiss is not installed, for 'gpu'.
     """
     check_arguments(x_AD, num_clusters, num_iters, seed, backend)
-    x_AD = on_cpu(x_AD)
+    if backend == 'auto':
+        backend = 'here' if x_AD.is_cuda else 'gpu' if finds_gpus() else 'cpu'
+    x_AD = rows_of(x_AD, x_AD.device if backend == 'here' else 'cpu')
     if init is None:
         generator = torch.Generator().manual_seed(seed)
         init = x_AD[torch.randperm(len(x_AD), generator=generator)[:num_clusters]]
-    init = init.detach().to('cpu', torch.float32).contiguous()
+    init = rows_of(init, x_AD.device)
     if init.shape != (num_clusters, x_AD.shape[1]) or not init.isfinite().all():
         raise ValueError(
             f'init must be {num_clusters} finite centers of dimension {x_AD.shape[1]}, but is '
@@ -94,13 +98,13 @@ def kmeans(
     factor = power_of_two(max(largest(x_AD), largest(init)))
     if factor != 1:
         x_AD, init = scaled(x_AD, factor), scaled(init, factor)
-    label_A, centers_KD = lloyd(x_AD, init, spherical, num_iters, backend, progress)
+    run = lloyd_by_faiss if backend == 'gpu' else lloyd
+    label_A, centers_KD = run(x_AD, init, spherical, num_iters, progress)
     num_filled = fill_empty_clusters(x_AD, label_A, centers_KD, spherical)
     if not spherical:
         centers_KD = scaled(centers_KD, 1 / factor)
-    return KMeansResult(
-        label_A, centers_KD, objective_of(x_AD, label_A, centers_KD, factor), num_filled
-    )
+    objective = objective_of(x_AD, label_A, centers_KD, factor)
+    return KMeansResult(label_A.cpu(), centers_KD.cpu(), objective, num_filled)
 
 
 def objective_of(x_AD: Tensor, label_A: Tensor, centers_KD: Tensor, factor: float) -> float:
@@ -118,8 +122,8 @@ def import_faiss() -> ModuleType:
         import faiss
     except ImportError as error:
         raise ImportError(
-            'k-means needs faiss. Install it with `pip install faiss-cpu`, or for NVIDIA GPUs with '
-            '`pip install faiss-gpu`; never both.'
+            "k-means with backend='gpu' needs faiss. Install it with `pip install faiss-gpu`, "
+            "never beside faiss-cpu, or set backend='auto'."
         ) from error
     return faiss
 
@@ -179,9 +183,9 @@ def largest(x_AD: Tensor) -> float:
     return max((abs(end.item()) for x_nD in chunks for end in x_nD.aminmax()), default=0)
 
 
-def on_cpu(x_AD: Tensor) -> Tensor:
-    """Features as faiss reads them: on CPU, in float32, row by row."""
-    return x_AD.detach().to('cpu', torch.float32).contiguous()
+def rows_of(x_AD: Tensor, device: torch.device | str) -> Tensor:
+    """Features as they are clustered: in float32, row by row."""
+    return x_AD.detach().to(device, torch.float32).contiguous()
 
 
 def scaled(x_AD: Tensor, factor: float) -> Tensor:
@@ -195,20 +199,26 @@ def num_gpus() -> int:
     return getattr(import_faiss(), 'get_num_gpus', int)()
 
 
-def lloyd(
+def finds_gpus() -> bool:
+    """Whether there is a faiss with GPUs."""
+    try:
+        return num_gpus() > 0
+    except ImportError:
+        return False
+
+
+def lloyd_by_faiss(
     x_AD: Tensor,
     centers_KD: Tensor,
     spherical: bool = False,
     num_iters: int = 20,
-    backend: str = 'cpu',
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[Tensor, Tensor]:
-    """Labels, in which clusters may be empty, and centers; arguments as for :func:`kmeans`."""
+    """As :func:`lloyd`, on all GPUs; features and result are on the CPU."""
     faiss = import_faiss()
     x, (num_clusters, dim) = x_AD.numpy(), centers_KD.shape
     index = faiss.IndexFlatIP(dim) if spherical else faiss.IndexFlatL2(dim)
-    if backend == 'gpu' or (backend == 'auto' and num_gpus()):
-        index = faiss.index_cpu_to_all_gpus(index)
+    index = faiss.index_cpu_to_all_gpus(index)
     clustering = faiss.Clustering(dim, num_clusters)
     clustering.spherical, clustering.niter = spherical, 1
     # All samples count, however many; too few are no reason to warn: callers have checked both.
@@ -298,7 +308,7 @@ def pca_whiten(x_AD: Tensor, dim: int) -> Tensor:
             f'pca_dim must be in 1 ... {min(width, num_samples - 1)} for {num_samples} features of '
             f'dimension {width}, but is {dim}.'
         )
-    x_AD, factor = on_cpu(x_AD), power_of_two(largest(x_AD))
+    x_AD, factor = rows_of(x_AD, 'cpu'), power_of_two(largest(x_AD))
     chunks = (x_AD if factor == 1 else scaled(x_AD, factor)).split(CHUNK_SIZE)
     mean_D = (sum(x_nD.sum(0).double() for x_nD in chunks) / num_samples).float()
     covariance_DD = sum(((x_nD - mean_D).T @ (x_nD - mean_D)).double() for x_nD in chunks)

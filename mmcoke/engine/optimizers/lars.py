@@ -1,6 +1,9 @@
 """LARS as CoKe uses it."""
 
+import functools
+import importlib
 from collections.abc import Callable, Iterable
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -21,11 +24,14 @@ class LARS(Optimizer):
 
     This is not mmpretrain's LARS, where weight decay is outside the trust ratio, the learning rate
     inside the momentum buffer, and one-dimensional parameters are scaled too. All parameters are
-    updated together (``torch._foreach``), without waiting for the device.
+    updated together, without waiting for the device: on a GPU by two kernels where Triton is
+    installed (for float32 parameters that lie in memory like their gradients), else by
+    ``torch._foreach``. A step can be captured in a CUDA graph once one has been done.
 
     Args:
         params: parameters or parameter groups.
-        lr: learning rate.
+        lr: learning rate; also a tensor (), on the device of the parameters, which a graph reads
+            at each replay.
         momentum: :math:`\mu`.
         weight_decay: :math:`\lambda`.
         trust_coefficient: :math:`\tau`.
@@ -56,7 +62,8 @@ class LARS(Optimizer):
         """See torch's ``Optimizer``; checks the numbers of the group."""
         settings = self.defaults | param_group
         for name in ('lr', 'weight_decay', 'trust_coefficient'):
-            check_number(name, settings[name], '[0, inf)')
+            number = settings[name]
+            check_number(name, number.item() if isinstance(number, Tensor) else number, '[0, inf)')
         check_number('momentum', settings['momentum'], '[0, 1)')
         super().add_param_group(param_group)
 
@@ -69,33 +76,82 @@ class LARS(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             params = [p for p in group['params'] if p.grad is not None]
-            matrices = [p for p in params if p.ndim > 1]
-            vectors = [p for p in params if p.ndim <= 1]
-            self._apply(matrices, self._scaled_gradients(matrices, group), group)
-            self._apply(vectors, [p.grad for p in vectors], group)
+            for p in params:
+                if 'momentum_buffer' not in self.state[p]:
+                    self.state[p]['momentum_buffer'] = torch.zeros_like(p)
+            for scaled in (True, False):
+                some = [p for p in params if (p.ndim > 1) == scaled]
+                self._fused_step([p for p in some if self._is_fusable(p)], group, scaled)
+                self._foreach_step([p for p in some if not self._is_fusable(p)], group, scaled)
         return loss
 
-    @staticmethod
-    def _scaled_gradients(params: list[Tensor], group: dict) -> list[Tensor]:
-        if not params:
-            return []
-        directions = torch._foreach_add(
-            [p.grad for p in params], params, alpha=group['weight_decay']
-        )
-        weight_norm = torch.stack(torch._foreach_norm(params))
-        direction_norm = torch.stack(torch._foreach_norm(directions))
-        ratio = group['trust_coefficient'] * weight_norm / direction_norm
-        ratio = torch.where((weight_norm > 0) & (direction_norm > 0), ratio, 1.0)
-        torch._foreach_mul_(directions, list(ratio.unbind()))
-        return list(directions)
+    def _is_fusable(self, p: Tensor) -> bool:
+        """Whether the kernels take a parameter."""
+        fits = p.is_cuda and p.numel() > 0 and triton_kernels() is not None
+        return fits and lies_alike(p, p.grad, self.state[p]['momentum_buffer'])
 
-    def _apply(self, params: list[Tensor], directions: list[Tensor], group: dict) -> None:
+    def _fused_step(self, params: list[Tensor], group: dict, scaled: bool) -> None:
+        for device in {p.device for p in params}:
+            here = [p for p in params if p.device == device]
+            key = tuple(map(id, here))
+            # Not in __init__: a copy of an optimizer has only what torch's classes pickle.
+            known = self.__dict__.setdefault('_kernels', {})
+            if key not in known:
+                known[key] = triton_kernels().LARSKernels(here, scaled=scaled)
+            names = ('weight_decay', 'momentum', 'trust_coefficient')
+            known[key].step(
+                here,
+                [p.grad for p in here],
+                [self.state[p]['momentum_buffer'] for p in here],
+                lr=on_device(group['lr'], device),
+                **{name: group[name] for name in names},
+            )
+
+    def _foreach_step(self, params: list[Tensor], group: dict, scaled: bool) -> None:
         if not params:
             return
-        for p in params:
-            if 'momentum_buffer' not in self.state[p]:
-                self.state[p]['momentum_buffer'] = torch.zeros_like(p)
+        directions, lr = [p.grad for p in params], group['lr']
+        if scaled:
+            directions = scaled_gradients(params, directions, group)
         buffers = [self.state[p]['momentum_buffer'] for p in params]
         torch._foreach_mul_(buffers, group['momentum'])
         torch._foreach_add_(buffers, directions)
-        torch._foreach_add_(params, buffers, alpha=-group['lr'])
+        if isinstance(lr, Tensor):
+            torch._foreach_sub_(params, torch._foreach_mul(buffers, lr))
+        else:
+            torch._foreach_add_(params, buffers, alpha=-lr)
+
+
+@functools.cache
+def triton_kernels() -> ModuleType | None:
+    """Kernels for GPUs; None without Triton, as in torch for CPUs or outside Linux."""
+    try:
+        return importlib.import_module('.lars_kernels', __package__)
+    except ImportError:
+        return None
+
+
+def lies_alike(*tensors: Tensor) -> bool:
+    """Whether weight, gradient and momentum are float32 and in the same order, without gaps."""
+    return all(x.dtype == torch.float32 and x.data_ptr() % 16 == 0 for x in tensors) and any(
+        all(x.is_contiguous(memory_format=layout) for x in tensors)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    )
+
+
+def scaled_gradients(params: list[Tensor], grads: list[Tensor], group: dict) -> list[Tensor]:
+    """Gradients with weight decay, times the trust ratio."""
+    directions = torch._foreach_add(grads, params, alpha=group['weight_decay'])
+    weight_norm = torch.stack(torch._foreach_norm(params))
+    direction_norm = torch.stack(torch._foreach_norm(directions))
+    ratio = group['trust_coefficient'] * weight_norm / direction_norm
+    ratio = torch.where((weight_norm > 0) & (direction_norm > 0), ratio, 1.0)
+    torch._foreach_mul_(directions, list(ratio.unbind()))
+    return list(directions)
+
+
+def on_device(lr: float | Tensor, device: torch.device) -> Tensor:
+    """A learning rate as a float32 tensor (); a tensor that is one already is not copied."""
+    if isinstance(lr, Tensor):
+        return lr.to(device, torch.float32)
+    return torch.full((), lr, device=device)
