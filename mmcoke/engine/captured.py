@@ -41,13 +41,11 @@ class CapturedTrainLoop(EpochLoop):
     and the log says why; so do single batches of another shape.
 
     Args:
-        dataloader, and others: see ``EpochBasedTrainLoop``.
-        compile_network: compile backbone and neck with torch.compile first.
+        see :class:`EpochLoop`.
     """
 
-    def __init__(self, runner: Runner, *args, compile_network: bool = False, **kwargs) -> None:
+    def __init__(self, runner: Runner, *args, **kwargs) -> None:
         super().__init__(runner, *args, **kwargs)
-        self.compile_network = compile_network
         self._step: CapturedStep | None = None
         self._key: Any = None
         self._num_plain = 0
@@ -60,8 +58,6 @@ class CapturedTrainLoop(EpochLoop):
                 f'The steps of training are not captured in a CUDA graph: {self._reason}.',
                 logger='current',
             )
-        elif self.compile_network:
-            compile_parts(self.runner.model)
         return super().run()
 
     def train_step(self, data_batch: dict) -> dict[str, Tensor]:
@@ -213,13 +209,6 @@ def obstacle(runner: Runner) -> str | None:
     if not hasattr(model, 'step_key'):
         return f'{type(model).__name__} does not say when its steps change (step_key)'
     return model.obstacle_to_capture()
-
-
-def compile_parts(model: nn.Module) -> None:
-    """Compile what is neither clustering nor loss."""
-    for part in (model.backbone, model.neck):
-        if part is not None:
-            part.compile()
 
 
 # ---- batches

@@ -17,7 +17,6 @@ from torch import nn
 from mmcoke.datasets import UnreadableImageError
 
 from .batch_size import AccumulationAwareRunner
-from .captured import compile_parts
 from .checkpoint import (
     WorkDirError,
     concerns,
@@ -26,7 +25,7 @@ from .checkpoint import (
 )
 from .hooks import InterruptionHook
 from .interruption import Interrupted, StopSignals, say, way_on
-from .loops import EpochLoop
+from .loops import EpochLoop, compile_parts
 from .model_wrappers import CPUDistributedDataParallel, unwrap
 from .processes import PATIENCE, RANK_TIMEOUT, RankWatch, watched
 from .work_dir import choose_start, is_finished, refuse_used, taken, without_workers

@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmcoke.registry import LOOPS
+
+from .model_wrappers import unwrap
 
 __all__ = ['EpochLoop']
 
@@ -18,15 +21,28 @@ __all__ = ['EpochLoop']
 class EpochLoop(EpochBasedTrainLoop):
     """mmengine's loop over epochs, which also takes up an epoch where a checkpoint left it.
 
-    :func:`mmcoke.engine.launch.build_runner` puts it in place of mmengine's. Arguments: see
-    ``EpochBasedTrainLoop``.
+    :func:`mmcoke.engine.launch.build_runner` puts it in place of mmengine's.
+
+    Args:
+        runner, dataloader, and others: see ``EpochBasedTrainLoop``.
+        compile_network: where there is a GPU, compile backbone and neck (torch.compile): faster,
+            and the same results but for rounding.
     """
+
+    def __init__(self, runner: Runner, *args, compile_network: bool = False, **kwargs) -> None:
+        super().__init__(runner, *args, **kwargs)
+        self.compile_network = compile_network
 
     done: int = 0
     """Iterations of the present epoch that are done."""
 
     loading: Callable[[], AbstractContextManager] = nullcontext
     """What surrounds the wait for each batch."""
+
+    def run(self) -> nn.Module:
+        if self.compile_network and torch.cuda.is_available():
+            compile_parts(unwrap(self.runner.model))
+        return super().run()
 
     def run_epoch(self) -> None:
         """What is left of an epoch."""
@@ -97,6 +113,13 @@ class EpochLoop(EpochBasedTrainLoop):
             batch_size=self.dataloader.batch_sampler.batch_size,
             num_processes=get_world_size(),
         )
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Compile what is neither clustering nor loss."""
+    for part in (model.backbone, model.neck):
+        if part is not None:
+            part.compile()
 
 
 def describe(lengths: dict[str, int]) -> str:
