@@ -6,7 +6,7 @@ Cases: `large`, the heads of ImageNet (K 3000 + 4000 + 5000, 1024 images, dimens
 clustering can do without.
 
     python benchmarks/labelers.py large
-    python benchmarks/labelers.py small --device cuda        (in CUDA graphs, as the training runs it)
+    python benchmarks/labelers.py small --device cuda       (in CUDA graphs, as in training)
 
 The published way is written afresh from its description: centers (D, K) per head, clusters that
 were hit by torch.unique, means by index_add, and in stage 2 a loop over the samples for their soft

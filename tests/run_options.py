@@ -15,6 +15,12 @@ def pytest_addoption(parser):
     parser.addoption('--quick', action='store_true', help='leave out the slow tests')
 
 
+def pytest_configure(config):
+    """Without ``-m gpu``, all run on the CPU: what they claim to the bit holds there."""
+    if 'gpu' not in config.option.markexpr:
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """One process per usable core, but no more than named files; for a single file, none."""
