@@ -92,6 +92,7 @@ def fork(function, *arguments, said, **environment):
 
 def in_child(function, arguments, said, environment):
     os.environ.update(environment)
+    torch.set_num_threads(1)  # as torchrun does; and threads do not outlive a fork, either
     torch.cuda.is_available = lambda: False
     mmengine.device.utils.DEVICE = 'cpu'
     MMLogger._instance_dict.clear()  # they would write to where the parent does
