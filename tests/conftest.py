@@ -73,6 +73,15 @@ def tiny(method, work_dir=None, num_images=None):
     return cfg
 
 
+ON_DEMAND = (
+    'mmcoke.models',
+    'matplotlib.backends.backend_agg',
+    'sklearn.datasets',
+    'sklearn.metrics',
+)
+"""What a training imports when it begins; the rest is there, as tests import it."""
+
+
 def fork(function, *arguments, said, **environment):
     """Start a function in a child process, which has all modules: to import them takes 7 s.
 
@@ -83,7 +92,8 @@ def fork(function, *arguments, said, **environment):
         said: file for what it prints.
         environment: further variables.
     """
-    import_module('mmcoke.models')  # the rest is there, as tests import it
+    for name in ON_DEMAND:
+        import_module(name)
     arguments = (function, arguments, said, environment)
     process = multiprocessing.get_context('fork').Process(target=in_child, args=arguments)
     process.start()
