@@ -1,11 +1,20 @@
 """What several tests use: a tiny config, folders of images, the shared data."""
 
+import gc
+import multiprocessing
 import os
+import runpy
+import socket
+import sys
+from importlib import import_module
 from pathlib import Path
 
+import mmengine.device
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from PIL import Image
 
 pytest_plugins = ['run_options']
@@ -51,13 +60,110 @@ TINY = dict(
 """Smaller networks and 3 epochs, by method."""
 
 
-def tiny(method, work_dir=None):
-    """The digits recipe of a method, made tiny."""
+def tiny(method, work_dir=None, num_images=None):
+    """The digits recipe of a method, made tiny; on the first images alone, if told so."""
     cfg = Config.fromfile(DIGITS[method])
     cfg.merge_from_dict(TINY[method] | {'work_dir': str(work_dir)})
+    if num_images is not None:
+        cfg.train_dataloader.dataset.indices = num_images
+        if method == 'odc':
+            cfg.model.clustering.min_size = num_images // 30  # as 40 of all 1,257
     # By default the time in seconds, and mmengine lets runs of one name share a visualizer.
     cfg.experiment_name = str(work_dir)
     return cfg
+
+
+ON_DEMAND = (
+    'mmcoke.models',
+    'matplotlib.backends.backend_agg',
+    'sklearn.datasets',
+    'sklearn.metrics',
+)
+"""What a training imports when it begins; the rest is there, as tests import it."""
+
+
+def fork(function, *arguments, said, **environment):
+    """Start a function in a child process, which has all modules: to import them takes 7 s.
+
+    Not for what is about a start: torchrun, or variables that are read when modules are imported.
+    The child computes on the CPU, because CUDA does not outlive a fork.
+
+    Args:
+        said: file for what it prints.
+        environment: further variables.
+    """
+    for name in ON_DEMAND:
+        import_module(name)
+    arguments = (function, arguments, said, environment)
+    process = multiprocessing.get_context('fork').Process(target=in_child, args=arguments)
+    process.start()
+    return process
+
+
+def in_child(function, arguments, said, environment):
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # as torchrun does; and threads do not outlive a fork, either
+    torch.cuda.is_available = lambda: False
+    mmengine.device.utils.DEVICE = 'cpu'
+    MMLogger._instance_dict.clear()  # they would write to where the parent does
+    with open(said, 'w') as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    sys.stdout = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115 (until the end)
+    sys.stderr = open(2, 'w', buffering=1, closefd=False)  # noqa: SIM115
+    function(*arguments)
+
+
+def run_tool(tool, *arguments):
+    """A program of tools/, in this process: for :func:`fork`."""
+    os.chdir(ROOT)
+    sys.argv = [f'tools/{tool}', *map(str, arguments)]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    runpy.run_path(sys.argv[0], run_name='__main__')
+
+
+def fork_tool(tool, *arguments, said):
+    """Run a program of tools/ to its end; its exit code and what it printed."""
+    process = fork(run_tool, tool, *arguments, said=said)
+    process.join()
+    return process.exitcode, said.read_text()
+
+
+def fork_ranks(num_processes, tool, *arguments, folder):
+    """Run a program of tools/ by several processes; their exit codes, and what they printed."""
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        port = probe.getsockname()[1]
+    world = dict(MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    world |= dict(WORLD_SIZE=str(num_processes), LOCAL_WORLD_SIZE=str(num_processes))
+    said = [folder / f'said_by_{rank}.txt' for rank in range(num_processes)]
+    processes = [
+        fork(
+            run_tool,
+            tool,
+            *(*arguments, '--launcher', 'pytorch'),
+            said=said[rank],
+            **(world | dict(RANK=str(rank), LOCAL_RANK=str(rank))),
+        )
+        for rank in range(num_processes)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], '\n'.join(x.read_text() for x in said)
+
+
+def pytest_collection_finish():
+    """For each data set mmengine collects garbage, which with all these modules takes 0.6 s."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def unformatted_configs():
+    """mmengine formats a config for every checkpoint and four times in a run, 0.3 s each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+        yield
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from mmcoke.engine.launch import build_runner, train
 from mmcoke.features.extraction import gather_rows, own_features, view_of
 
 METHODS = ['deepcluster', 'odc']
+NUM_IMAGES, LENGTH = 320, 5  # images and iterations of an epoch
+few = partial(tiny, num_images=NUM_IMAGES)
 
 
 class Watch(Hook):
@@ -49,20 +52,20 @@ def curves(work_dir):
 @pytest.mark.parametrize('num_clusters', [12, 25])
 def test_the_first_loss_is_ln_k(method, power, num_clusters, tmp_path):
     """Within 5 %, re-weighted or not (in mmselfsup 1.0 it is ln K / K)."""
-    cfg = tiny(method, tmp_path)
+    cfg = few(method, tmp_path)
     cfg.model.clustering.update(reweight_pow=power, num_clusters=num_clusters)
     cfg.train_cfg.max_epochs = 1
     losses = []
     run(cfg, after_train_iter=lambda runner, outputs, **_: losses.append(outputs['loss']))
     assert losses[0].item() == pytest.approx(math.log(num_clusters), rel=0.05)
-    assert len(losses) == 19
+    assert len(losses) == LENGTH
 
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('num_workers', [0, 4])
 def test_the_loss_sees_the_newest_labels(method, num_workers, tmp_path):
     """Also with workers that live through all epochs (they hold the first labels in mmselfsup)."""
-    cfg = tiny(method, tmp_path)
+    cfg = few(method, tmp_path)
     workers = dict(num_workers=num_workers, persistent_workers=num_workers > 0)
     cfg.train_dataloader.update(workers)
     runner = build_runner(cfg)
@@ -82,13 +85,13 @@ def test_the_loss_sees_the_newest_labels(method, num_workers, tmp_path):
     note = lambda r: tables.append(model.labelers[0].labels.label.clone())  # noqa: E731
     runner.register_hook(Watch(before_train_epoch=note))
     runner.train()
-    assert len(seen) == 3 * 19
+    assert len(seen) == 3 * LENGTH
     assert all(torch.equal(newest, label) for newest, label in seen)
     assert len(tables) == 3 and not torch.equal(tables[0], tables[1])
 
 
 def test_the_classifier_starts_anew_after_each_clustering_and_forgets_its_momentum(tmp_path):
-    cfg = tiny('deepcluster', tmp_path)
+    cfg = few('deepcluster', tmp_path)
     cfg.optim_wrapper.paramwise_cfg.custom_keys.head.momentum = 0.9
     weights, states = [], []
 
@@ -110,7 +113,7 @@ def test_the_classifier_starts_anew_after_each_clustering_and_forgets_its_moment
 
 @pytest.mark.parametrize(('interval', 'expected'), [(1, [0, 1, 2, 3]), (2, [0, 2]), (9, [0])])
 def test_clusterings_come_every_interval_but_not_after_the_last_epoch(interval, expected, tmp_path):
-    cfg = tiny('deepcluster', tmp_path)
+    cfg = few('deepcluster', tmp_path)
     cfg.merge_from_dict({'custom_hooks.0.interval': interval, 'train_cfg.max_epochs': 4})
     cfg.custom_hooks[0].interval = interval
     runner = run(cfg)
@@ -120,14 +123,14 @@ def test_clusterings_come_every_interval_but_not_after_the_last_epoch(interval, 
     for record in records:
         assert record['deepcluster/num_filled'] == 0
         sizes = record['deepcluster/min_size'], record['deepcluster/max_size']
-        assert 1 <= sizes[0] <= 1257 / 12 <= sizes[1]
+        assert 1 <= sizes[0] <= NUM_IMAGES / 12 <= sizes[1]
     assert 'deepcluster/nmi' not in records[0]
     assert all(0.2 < r['deepcluster/nmi'] <= 1 for r in records[1:])
 
 
 def test_a_finished_run_that_is_given_more_epochs_clusters_first(tmp_path):
     """And so ends as the run that had them from the start."""
-    whole, short = (tiny('deepcluster', tmp_path / name) for name in ('whole', 'short'))
+    whole, short = (few('deepcluster', tmp_path / name) for name in ('whole', 'short'))
     whole.train_cfg.max_epochs = 5
     expected = train(whole).state_dict()
     train(short)
@@ -138,7 +141,7 @@ def test_a_finished_run_that_is_given_more_epochs_clusters_first(tmp_path):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_resumed_run_does_not_cluster_again(method, tmp_path):
-    cfg = tiny(method, tmp_path)
+    cfg = few(method, tmp_path)
     train(cfg)
     cfg.resume = True
     cfg.merge_from_dict({'custom_hooks.0.batch_size': 64})
@@ -185,7 +188,7 @@ def test_any_data_set_will_do(method, tmp_path, image_folder):
 
 
 def test_odc_steps_with_unit_features_and_weighs_by_the_sizes_before(tmp_path):
-    cfg = tiny('odc', tmp_path)
+    cfg = few('odc', tmp_path)
     cfg.train_cfg.max_epochs = 1
     runner = build_runner(cfg)
     seen = []
@@ -206,7 +209,7 @@ def test_odc_steps_with_unit_features_and_weighs_by_the_sizes_before(tmp_path):
 
     runner.register_hook(Watch(before_train_epoch=spy))
     runner.train()
-    assert len(seen) == 19
+    assert len(seen) == LENGTH
     for norms, before, used in seen:
         alive = norms > 0  # the neck ends with a ReLU, and is tiny
         assert alive.any()
@@ -227,7 +230,7 @@ def test_with_pipeline_reaches_all_parts_and_leaves_the_data_set_alone(image_fol
 
 
 def test_two_views_are_refused(tmp_path):
-    cfg = tiny('odc', tmp_path)
+    cfg = few('odc', tmp_path)
     cfg.model.data_preprocessor.views *= 2
     with pytest.raises(ValueError, match=r'ODC trains on one view .* the pipeline made 2'):
         train(cfg)
@@ -235,7 +238,7 @@ def test_two_views_are_refused(tmp_path):
 
 @pytest.mark.parametrize('method', METHODS)
 def test_missing_faiss_is_noticed_before_anything_starts(method, tmp_path, monkeypatch):
-    cfg = tiny(method, tmp_path)
+    cfg = few(method, tmp_path)
     runner = build_runner(cfg)
     monkeypatch.setitem(sys.modules, 'faiss', None)
     with pytest.raises(ImportError, match='pip install faiss-cpu'):
@@ -257,7 +260,7 @@ def test_impossible_settings_are_refused_with_the_remedy(tmp_path):
 
 
 def test_a_checkpoint_of_another_method_is_refused_with_both_names(tmp_path):
-    odc, deepcluster = tiny('odc', tmp_path), tiny('deepcluster', tmp_path)
+    odc, deepcluster = few('odc', tmp_path), few('deepcluster', tmp_path)
     train(odc)
     deepcluster.resume = True
     with pytest.raises(ValueError, match=r'clusterings of ODC, .* make DeepCluster, '):
@@ -265,14 +268,14 @@ def test_a_checkpoint_of_another_method_is_refused_with_both_names(tmp_path):
 
 
 def test_odc_logs_sizes_and_changes(tmp_path):
-    cfg = tiny('odc', tmp_path)
+    cfg = few('odc', tmp_path)
     runner = run(cfg)
     records = [r for r in curves(tmp_path) if 'odc/changed' in r]
     assert [r['step'] for r in records] == [1, 2, 3]
     assert sum(r['odc/num_small'] for r in records) > 0
     assert all(0 < r['odc/changed'] < 1 for r in records)
     labeler = runner.model.labelers[0]
-    assert labeler.size.sum() == 1257
+    assert labeler.size.sum() == NUM_IMAGES
     assert torch.equal(labeler.size, labeler.labels.sizes())
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT, tiny
+from conftest import ROOT, fork_ranks, tiny
 from mmengine.dist import get_rank
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
@@ -27,7 +27,7 @@ from mmcoke.registry import MODELS
 
 
 def environment():
-    return dict(os.environ, PYTHONPATH=f'{ROOT / "tests"}')
+    return dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}')
 
 
 def dist_train(config, num_processes, *arguments):
@@ -45,7 +45,7 @@ METHODS = ['coke', 'deepcluster', 'odc']
 
 @pytest.mark.parametrize('method', METHODS)
 def test_labelers_are_bit_identical_across_ranks(method, tmp_path):
-    cfg = tiny(method, tmp_path / 'work_dir')
+    cfg = tiny(method, tmp_path / 'work_dir', num_images=320)
     cfg.custom_hooks.append(dict(type='SpyHook'))
     cfg.merge_from_dict(
         {
@@ -56,15 +56,14 @@ def test_labelers_are_bit_identical_across_ranks(method, tmp_path):
     if method == 'coke':
         cfg.model.clustering.num_clusters = [8, 150]  # labels of 8 and of 16 bits
     cfg.dump(tmp_path / 'tiny.py')
-    result = dist_train(tmp_path / 'tiny.py', 2)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert 'torch.distributed.launch' not in result.stderr  # the deprecated launcher
+    codes, said = fork_ranks(2, 'train.py', tmp_path / 'tiny.py', folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
     work_dir = Path(cfg.work_dir)
     for epoch in range(3):
         one, other = (torch.load(work_dir / f'rank{rank}_epoch{epoch}.pth') for rank in range(2))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), epoch
-        assert (one['0.labels.label'] >= 0).sum() >= 19 * 64  # both halves of each batch count
+        assert (one['0.labels.label'] >= 0).sum() >= 5 * 64  # both halves of each batch count
 
 
 def test_labelers_are_made_after_the_runner_has_broadcast_the_state(tiny_config, monkeypatch):
@@ -91,6 +90,7 @@ def test_a_run_of_one_process_resumes_on_two_with_the_same_clustering_state(tiny
     tiny_config.dump(tmp_path / 'tiny.py')
     result = dist_train(tmp_path / 'tiny.py', 2, '--resume')
     assert result.returncode == 0, result.stderr[-3000:]
+    assert 'torch.distributed.launch' not in result.stderr  # the deprecated launcher
     for rank in range(2):
         state = torch.load(work_dir / f'rank{rank}_start.pth')
         assert len(state) > 8
@@ -115,8 +115,9 @@ def test_a_spread_memory_trains_and_resumes_as_one_in_one_piece(tmp_path):
         for epochs in (2, 4) if sharded else (4,):
             cfg.train_cfg.max_epochs = epochs
             cfg.dump(tmp_path / 'tiny.py')
-            result = dist_train(tmp_path / 'tiny.py', 2, '--resume')
-            assert result.returncode == 0, result.stderr[-3000:]
+            config = tmp_path / 'tiny.py'
+            codes, said = fork_ranks(2, 'train.py', config, '--resume', folder=tmp_path)
+            assert codes == [0, 0], said[-3000:]
         states[sharded] = [torch.load(tmp_path / f'{sharded}/rank{r}_epoch3.pth') for r in (0, 1)]
     for whole, spread in zip(states[False], states[True], strict=True):
         assert set(whole) - set(spread) == {'0.memory.x'}
@@ -160,8 +161,12 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path):
             }
         )
         cfg.dump(tmp_path / f'{name} 1.py')
-        result = dist_train(tmp_path / f'{name} 1.py', 2)
-        if hooks:
+        config = tmp_path / f'{name} 1.py'
+        if not hooks:
+            codes, said = fork_ranks(2, 'train.py', config, folder=tmp_path)
+            assert codes == [0, 0], said[-3000:]
+        else:
+            result = dist_train(config, 2)
             assert result.returncode == 128 + 15
             (saved,) = Path(cfg.work_dir).glob('interrupted_epoch_2_iter_*.pth')
             assert f'{saved} is saved' in result.stderr
@@ -170,7 +175,7 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tmp_path):
             result = subprocess.run(
                 command, shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True
             )
-        assert result.returncode == 0, result.stderr[-3000:]
+            assert result.returncode == 0, result.stderr[-3000:]
         ends.append(read_checkpoint(Path(cfg.work_dir) / 'epoch_2.pth'))
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         assert_same(*(end[part] for end in ends), part)
@@ -283,7 +288,8 @@ def check_guard(rank, model):
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)
-    torch.multiprocessing.spawn(two_epochs, (2, str(tmp_path), method), nprocs=2)
+    options = dict(nprocs=2, start_method='fork')  # nothing to import again
+    torch.multiprocessing.start_processes(two_epochs, (2, str(tmp_path), method), **options)
     single = torch.load(tmp_path / 'world1_rank0.pth')
     for rank in range(2):
         steps = torch.load(tmp_path / f'world2_rank{rank}.pth')

@@ -1,10 +1,8 @@
 """Frozen networks of any checkpoint, and their features of whole data sets on disk."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from collections import namedtuple
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import CONFIGS, ROOT, tiny
+from conftest import CONFIGS, ROOT, fork_ranks, tiny
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.models import ResNet, ResNet_CIFAR, ResNetV1d
@@ -571,26 +569,19 @@ def test_an_empty_data_set_and_an_empty_folder_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_complete_what_one_began(checkpoint, photos, tmp_path):
-    """Through the command that users type; as one process would have written it."""
+    """As one process would have written it."""
     network = load_frozen(OURS, checkpoint)
     dataset = folder_images(network, photos, size=64)
     whole = extract_to_disk(network, dataset, tmp_path / 'whole', POOLED, batch_size=12)
     with pytest.raises(KeyboardInterrupt):
         extract_to_disk(network, dataset, tmp_path / 'parts', stopping(3), batch_size=3)
     assert np.load(tmp_path / 'parts/done.npy').sum() == 3
-    command = f"""-m torch.distributed.run --standalone --nproc-per-node 2
-        tools/extract_features.py {OURS} {checkpoint} --launcher pytorch --data-root {photos}
-        --out {tmp_path / 'parts'} --size 64 --batch-size 2 --num-workers 0"""
-    result = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=ROOT,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count('pooled.npy  float32 (12, 512)') == 1
-    assert (result.stdout + result.stderr).count('100 of 100 backbone keys matched') == 1
+    tool = ['extract_features.py', OURS, checkpoint, '--data-root', photos]
+    tool += ['--out', tmp_path / 'parts', '--size', 64, '--batch-size', 2, '--num-workers', 0]
+    codes, said = fork_ranks(2, *tool, folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
+    assert said.count('pooled.npy  float32 (12, 512)') == 1
+    assert said.count('100 of 100 backbone keys matched') == 1
     parts = open_features(tmp_path / 'parts')
     np.testing.assert_allclose(parts['pooled'], whole['pooled'], atol=1e-5)
     assert np.array_equal(parts['gt_label'], whole['gt_label'])

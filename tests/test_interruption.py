@@ -20,6 +20,7 @@ from mmcoke.engine.launch import build_runner, train
 from mmcoke.files import read_checkpoint
 
 LENGTH = 9  # iterations of an epoch
+FEW = dict(num_images=300)
 WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
 
 
@@ -55,8 +56,8 @@ WHOLE = {}
 
 def run(method, folder, change):
     """The end of an uninterrupted run, and the config of another one, to be interrupted."""
-    cfg = tiny(method, folder / 'work_dir')
-    cfg.merge_from_dict({'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 128} | change)
+    cfg = tiny(method, folder / 'work_dir', **FEW)
+    cfg.merge_from_dict({'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 32} | change)
     key = f'{method} {change}'
     if key not in WHOLE:
         whole = cfg.copy()
@@ -124,10 +125,8 @@ def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
 def test_no_gradient_waits_for_the_next_epoch(tmp_path, method):
     """Nine batches an epoch, two in a step: the ninth makes a step of its own."""
     steps = []
-    cfg = tiny(method, tmp_path / 'work_dir')
-    cfg.merge_from_dict(
-        {'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 128}
-    )
+    cfg = tiny(method, tmp_path / 'work_dir', **FEW)
+    cfg.merge_from_dict({'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 32})
     runner = build_runner(cfg)
     runner.register_hook(StepHook(steps))
     runner.train()
@@ -156,13 +155,13 @@ class StepHook(Hook):
 
 
 def test_a_checkpoint_within_an_epoch_refuses_other_epochs_and_loops(tmp_path):
-    cfg = tiny('coke', tmp_path / 'work_dir')
-    cfg.train_dataloader.batch_size = 128
+    cfg = tiny('coke', tmp_path / 'work_dir', **FEW)
+    cfg.train_dataloader.batch_size = 32
     interrupt(cfg, LENGTH + 4)
     cfg.resume = True
     other = cfg.copy()
-    other.train_dataloader.batch_size = 64
-    with pytest.raises(ValueError, match=r'middle of an epoch of 9 batches of 128 .* is 19 '):
+    other.train_dataloader.batch_size = 16
+    with pytest.raises(ValueError, match=r'middle of an epoch of 9 batches of 32 .* is 18 '):
         train(other)
     cfg.load_from = str(saved(cfg)[0])
     runner = Runner.from_cfg(cfg)
@@ -175,7 +174,7 @@ def test_each_signal_ends_with_its_status_and_the_command_that_goes_on(
     tmp_path, signum, monkeypatch, capfd
 ):
     monkeypatch.setattr(sys, 'orig_argv', ['py', 'tools/train.py', 'my config.py', '--resume', 'x'])
-    cfg = tiny('coke', tmp_path / 'work_dir')
+    cfg = tiny('coke', tmp_path / 'work_dir', **FEW)
     assert interrupt(cfg, 2, signum) == 128 + signum
     said = capfd.readouterr().err
     checkpoint = Path(cfg.work_dir) / 'interrupted_epoch_1_iter_2.pth'

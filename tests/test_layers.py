@@ -49,7 +49,16 @@ ROOMS = {
         'evaluation',
         'reporting',
     },
-    'cli': {*FLOOR, 'datasets', 'zoo', 'features', 'evaluation', 'reporting', 'engine'},
+    'cli': {
+        *FLOOR,
+        'clustering',
+        'datasets',
+        'zoo',
+        'features',
+        'evaluation',
+        'reporting',
+        'engine',
+    },
 }
 """What the files of a room may import from others of mmcoke, lazily or not; docs/design.md, 1."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmcoke.cli.quickstart import make_room
 from mmcoke.reporting import report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +134,6 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
 
 def test_the_quickstart_makes_room_in_its_own_folder_alone(tmp_path):
     """Repeated, it starts anew; another training's checkpoints stay, and are refused by train."""
-    make_room = runpy.run_path(str(ROOT / 'tools/quickstart.py'))['make_room']
     own, other = tmp_path / 'own', tmp_path / 'other'
     make_room(own)
     for folder in (own, other):

@@ -1,20 +1,25 @@
 """CoKe through mmengine's runner, in one process."""
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, fork_tool, tiny
 from mmengine.config import Config
 
 from mmcoke.engine.hooks.coke_hook import curve_names
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.reporting.report import read_scalars
+
+NUM_IMAGES, LENGTH = 320, 5  # images and iterations of an epoch
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """CoKe's digits recipe, made tiny, on few images."""
+    return tiny('coke', tmp_path / 'work_dir', num_images=NUM_IMAGES)
 
 
 def run(cfg, **options):
@@ -33,7 +38,7 @@ def labeler_state(model_state):
 def test_training_fills_the_label_tables(tiny_config):
     model = run(tiny_config)
     labeled = [(labeler.newest.label >= 0).sum().item() for labeler in model.labelers]
-    assert min(labeled) >= 19 * 64
+    assert min(labeled) == LENGTH * 64
     assert [len(labeler.sizes()) for labeler in model.labelers] == [8, 12]
 
 
@@ -92,7 +97,7 @@ def test_resume_restores_all_clustering_state(tiny_config):
 
     runner.call_hook = call_hook
     runner.train()
-    assert (seen.pop('epoch'), seen.pop('iter')) == (3, 3 * 19)
+    assert (seen.pop('epoch'), seen.pop('iter')) == (3, 3 * LENGTH)
     assert set(seen) == set(saved['state_dict'])
     assert all(torch.equal(value, seen[name]) for name, value in saved['state_dict'].items())
     assert checkpoint(tiny_config.work_dir, 4)['meta']['epoch'] == 4
@@ -109,7 +114,7 @@ def test_a_checkpoint_may_not_look_up_other_attributes(tmp_path):
 
 
 def test_more_clusters_than_images_are_refused_before_training(tiny_config):
-    with pytest.raises(ValueError, match=r'num_clusters=2000 .* 1257 samples'):
+    with pytest.raises(ValueError, match=r'num_clusters=2000 .* 320 samples'):
         run(tiny_config, **{'model.clustering.num_clusters': [8, 2000]})
     assert not list(Path(tiny_config.work_dir).glob('*.pth'))
 
@@ -122,7 +127,7 @@ def test_an_epoch_without_a_batch_is_refused(tiny_config):
 
 def test_an_epoch_without_a_batch_is_refused_with_the_numbers(tiny_config):
     tiny_config.merge_from_dict({'train_dataloader.batch_size': 2000, 'param_scheduler': []})
-    with pytest.raises(ValueError, match=r'1257 samples .* batch of 2000'):
+    with pytest.raises(ValueError, match=r'320 samples .* batch of 2000'):
         run(tiny_config)
 
 
@@ -217,9 +222,9 @@ def test_training_on_an_unlabelled_folder(tiny_config, image_folder):
     assert (model.labelers[0].newest.label >= 0).sum() >= 8
 
 
-def test_an_unreadable_image_ends_training_with_its_name(tiny_config, image_folder, capfd):
+def test_an_unreadable_image_ends_training_with_its_name(tiny_config, image_folder, tmp_path):
     (image_folder / 'part1/3.jpg').write_bytes(b'broken')
-    script = [sys.executable, 'tools/train.py', 'configs/selfsup/coke/coke_r18_1xb256_folder.py']
+    script = ['train.py', 'configs/selfsup/coke/coke_r18_1xb256_folder.py']
     options = [
         f'train_dataloader.dataset.data_root={image_folder}',
         'train_dataloader.batch_size=9',
@@ -227,35 +232,29 @@ def test_an_unreadable_image_ends_training_with_its_name(tiny_config, image_fold
         'model.clustering.num_clusters=[2]',
     ]
     command = [*script, '--work-dir', tiny_config.work_dir, '--cfg-options', *options]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-3:]
+    code, said = fork_tool(*command, said=tmp_path / 'said.txt')
+    assert code == 1
+    last = said.strip().splitlines()[-3:]
     assert 'part1/3.jpg' in last[0] and '--skip-unreadable' in last[0]
     assert 'start again' in last[1] and 'tools/train.py' in last[2]
-    assert 'Traceback' not in result.stderr
+    assert 'Traceback' not in said
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(tiny_config, tmp_path):
     path = tmp_path / 'tiny.py'
     tiny_config.train_cfg.max_epochs = 4
     tiny_config.custom_imports = dict(imports=['spy_hook'], allow_failed_imports=False)
-    tiny_config.custom_hooks.append(dict(type='KillHook', iteration=2 * 19 + 5))
+    tiny_config.custom_hooks.append(dict(type='KillHook', iteration=2 * LENGTH + 2))
     tiny_config.dump(path)
-    command = [sys.executable, 'tools/train.py', str(path)]
-    options = dict(cwd=ROOT, env=os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'})
-    killed = subprocess.run(command, **options, stdout=subprocess.DEVNULL)
-    assert killed.returncode == -signal.SIGKILL
+    code, _ = fork_tool('train.py', path, said=tmp_path / 'killed.txt')
+    assert code == -signal.SIGKILL
     work_dir = Path(tiny_config.work_dir)
     assert (work_dir / 'last_checkpoint').read_text().endswith('epoch_2.pth')
     last = len(tiny_config.custom_hooks) - 1
-    resumed = subprocess.run(
-        [*command, '--resume', '--cfg-options', f'custom_hooks.{last}.iteration=-1'],
-        **options,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 'resumed epoch: 2' in resumed.stdout + resumed.stderr
+    alive = ['--resume', '--cfg-options', f'custom_hooks.{last}.iteration=-1']
+    code, said = fork_tool('train.py', path, *alive, said=tmp_path / 'resumed.txt')
+    assert code == 0
+    assert 'resumed epoch: 2' in said
     assert (work_dir / 'epoch_4.pth').exists()
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import runpy
-import subprocess
 import sys
 
 import cv2
@@ -12,7 +11,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
+from conftest import ROOT, fork_ranks, tiny
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
@@ -221,17 +220,13 @@ def test_impossible_numbers_are_refused_before_anything_is_extracted(
 
 @pytest.mark.slow
 def test_two_processes_name_and_leave_out_the_same(net, photos, tmp_path):
-    tool = [ROOT / 'tools/extract_features.py', *net, '--data-root', photos, '--size', 28]
+    tool = ['extract_features.py', *net, '--data-root', photos, '--size', 28]
     tool += ['--out', tmp_path / 'out', '--num-workers', 1, '--batch-size', 2]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc-per-node', '2', *tool, '--launcher', 'pytorch']
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    options = dict(env=env, capture_output=True, text=True, timeout=300)
-    result = subprocess.run([*map(str, command)], **options)
-    assert result.returncode and '3 of 12 images cannot be read' in result.stderr
+    codes, said = fork_ranks(2, *tool, folder=tmp_path)
+    assert codes == [1, 1] and '3 of 12 images cannot be read' in said
     assert listed(tmp_path / 'out/unreadable.txt') == [*BROKEN]
-    result = subprocess.run([*map(str, [*command, '--skip-unreadable'])], **options)
-    assert result.returncode == 0, result.stderr[-3000:]
+    codes, said = fork_ranks(2, *tool, '--skip-unreadable', folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
     assert np.isnan(np.load(tmp_path / 'out/pooled.npy')).all(1).nonzero()[0].tolist() == [*BROKEN]
 
 
@@ -489,13 +484,9 @@ def test_two_processes_train_without_them(photos, tmp_path):
     cfg.train_cfg.max_epochs = 1
     cfg.train_dataloader.batch_size = 2
     cfg.dump(tmp_path / 'deepcluster.py')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc-per-node', '2', ROOT / 'tools/train.py', tmp_path / 'deepcluster.py']
-    command += ['--work-dir', tmp_path / 'work', '--launcher', 'pytorch', '--skip-unreadable']
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    options = dict(env=env, cwd=ROOT, capture_output=True, text=True, timeout=400)
-    result = subprocess.run([*map(str, command)], **options)
-    assert result.returncode == 0, result.stderr[-3000:]
+    tool = ['train.py', tmp_path / 'deepcluster.py', '--work-dir', tmp_path / 'work']
+    codes, said = fork_ranks(2, *tool, '--skip-unreadable', folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
     saved = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=False)['state_dict']
     label = saved['labelers.0.labels.label']
     assert (label == -1).nonzero().flatten().tolist() == [*BROKEN]

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import runpy
 import shutil
 import signal
 from argparse import Namespace
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 
+from mmcoke.cli.train import load_config
 from mmcoke.engine.checkpoint import checkpoint_to_resume
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.engine.work_dir import LOCK, saved_optimizer, taken, without_workers
@@ -106,7 +105,6 @@ def test_resume_without_a_checkpoint_is_said(cfg, said):
 
 
 def test_resume_takes_the_last_checkpoint_and_else_the_weights_of_the_config(tmp_path, said):
-    load_config = runpy.run_path(str(ROOT / 'tools/train.py'))['load_config']
     folder = tmp_path / 'run'
     (tmp_path / 'a.py').write_text(f"load_from = 'weights.pth'\nwork_dir = '{folder}'")
     options = dict(config=str(tmp_path / 'a.py'), work_dir=None, amp=None, auto_scale_lr=False)

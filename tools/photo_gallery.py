@@ -4,28 +4,13 @@
     python tools/photo_gallery.py my/photos --config CONFIG --checkpoint CHECKPOINT \\
         --num-clusters 20
 
-NAME is a model of the zoo. The page holds everything and can be passed on. Steps 1 to 3 are also
-what you would type into a notebook.
+NAME is a model of the zoo. The page holds everything and can be passed on. Steps 1 to 3 in
+mmcoke/cli/photo_gallery.py are also what you would type into a notebook.
 """
 
 import argparse
-from functools import partial
-from pathlib import Path
 
-import torch
-from rich.progress import track
-from torch.nn.functional import normalize
-
-import mmcoke
-from mmcoke.cli.frozen_network import check_arguments
-from mmcoke.clustering import kmeans
-from mmcoke.clustering.kmeans import import_faiss
-from mmcoke.clustering.pseudo_labels import check_num_clusters
-from mmcoke.datasets import UnreadableImageError
-from mmcoke.evaluation.clusterings import spread_samples
-from mmcoke.features.extractor import image_files
-from mmcoke.features.unreadable import UNREADABLE, write_notes
-from mmcoke.reporting.gallery import write_gallery
+from mmcoke.cli.arguments import parse
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,72 +30,17 @@ def parse_args() -> argparse.Namespace:
         '--skip-unreadable', action='store_true', help='leave out photos that cannot be read'
     )
     parser.add_argument('--num-workers', type=int, default=0, help='processes that load photos')
-    args = parser.parse_args()
+    args = parse(parser)
     if bool(args.name) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
         parser.error('give either the NAME of a model, or --config and --checkpoint')
     return args
 
 
-def make_gallery(args: argparse.Namespace) -> None:
-    # 1. Features: a row per photo, in the order of their names.
-    extractor = mmcoke.FeatureExtractor(
-        args.name or args.config, args.checkpoint, num_workers=args.num_workers
-    )
-    try:
-        features, photos = extractor(
-            args.folder, tensors=True, skip_unreadable=args.skip_unreadable
-        )
-    finally:
-        list_unreadable(args.out, extractor)
-
-    # 2. Clusters: only the direction of a feature counts, so all become unit vectors.
-    x = normalize(features, dim=1)
-    start = spread_samples(x, args.num_clusters)
-    label, centers = kmeans(x, args.num_clusters, spherical=True, init=start)
-    similarity = (x * centers[label]).sum(1)  # cosine, of each photo to the center of its cluster
-
-    # 3. A look at them.
-    sizes = torch.bincount(label).sort(descending=True).values.tolist()
-    print(f'{len(photos)} photos, features of {x.shape[1]} numbers; sizes of the clusters: {sizes}')
-    write_gallery(
-        args.out,
-        photos,
-        label,
-        similarity,
-        title=f'{len(photos)} photos in {args.num_clusters} clusters',
-        summary=f'By {args.name or Path(args.checkpoint).name}. The most typical photos first.',
-        num_shown=args.num_shown,
-        progress=partial(track, description='Thumbnails'),
-    )
-    print(f'Wrote {args.out}.')
-
-
-def check(args: argparse.Namespace) -> None:
-    """ValueError or ImportError, before the work, for what would fail after it."""
-    check_arguments(args)
-    import_faiss()
-    if Path(args.out).is_dir():
-        raise ValueError(f'{args.out} is a folder. Give --out the name of a page in it.')
-    check_num_clusters(args.num_clusters, len(image_files(args.folder)))
-
-
-def list_unreadable(page: str, extractor: mmcoke.FeatureExtractor) -> None:
-    """Name photos that cannot be read in a file beside the page."""
-    if extractor.unreadable:
-        path = Path(page).with_name(f'{Path(page).stem}_{UNREADABLE}')
-        write_notes(path, extractor.unreadable)
-        print(f'{len(extractor.unreadable):,} photos cannot be read: {path}')
-
-
 def main() -> None:
     args = parse_args()
-    try:
-        check(args)
-        make_gallery(args)
-    except UnreadableImageError as error:
-        raise SystemExit(f'error: {error} Here that is --skip-unreadable.') from error
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
+    from mmcoke.cli import photo_gallery
+
+    photo_gallery.main(args)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,6 @@
-"""What the tools on frozen networks have in common: arguments, results, and how they end."""
+"""What the tools on frozen networks have in common: features, results, and how they end."""
 
 import argparse
-import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -14,6 +12,7 @@ from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 
 from mmcoke import zoo
@@ -23,81 +22,7 @@ from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
 from mmcoke.reporting.results import table_of, write_results
 
-from .options import add_options, home, merge_options
-
-BENCHMARK_FOLDER = 'folder of features and results (work_dirs/CONFIG/benchmarks/CHECKPOINT)'
-
-
-def frozen_parser(description: str) -> argparse.ArgumentParser:
-    """Parser with the arguments of benchmarks on folders of labelled images."""
-    parser = network_parser(description)
-    parser.add_argument(
-        '--data-root',
-        type=home,
-        help="folder with train and val, each with a folder per class (the config's data sets)",
-    )
-    add_image_options(parser)
-    return parser
-
-
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the tools that crop images of users."""
-    parser.add_argument('--size', type=int, default=224, help='side of the images (%(default)s)')
-    parser.add_argument(
-        '--skip-unreadable',
-        action='store_true',
-        help='leave out images that cannot be read; unreadable.txt beside the features names them',
-    )
-
-
-def network_parser(description: str, out: str = BENCHMARK_FOLDER) -> argparse.ArgumentParser:
-    """Parser with the arguments of all tools.
-
-    Args:
-        description: of the tool.
-        out: what ``--out`` is, and in parentheses its default.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file that describes the network')
-    parser.add_argument(
-        'checkpoint',
-        help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
-    )
-    parser.add_argument('--out', help=out)
-    parser.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
-    parser.add_argument(
-        '--num-workers',
-        type=int,
-        default=min(4, os.cpu_count()),
-        help='processes that load images, per process (%(default)s)',
-    )
-    add_options(parser, 'val_dataloader.dataset.data_root=my/data')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='pytorch, where torchrun started this process',
-    )
-    return parser
-
-
-LEAST = dict(batch_size=1, num_workers=0, size=1, k=1, restarts=1, num_clusters=1, num_shown=0)
-"""Smallest values of arguments, of whichever tool."""
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """ValueError if a number is out of its range; before anything is loaded."""
-    for name, least in LEAST.items():
-        values = getattr(args, name, None)
-        for value in values if isinstance(values, (list, tuple)) else [values]:
-            if value is not None and value < least:
-                option = name.replace('_', '-')
-                raise ValueError(f'--{option} must be at least {least}, but is {value}.')
-    temperature = getattr(args, 'temperature', 1.0)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f'--temperature must be positive, but is {temperature}.')
+from .options import home, merge_options
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -160,10 +85,10 @@ def report(args: argparse.Namespace, name: str, rows: list[dict], protocol: str)
     console.print(f'{path} and {path.with_suffix(".md").name}', soft_wrap=True)
 
 
+@record
 def run(tool: Callable[[argparse.Namespace, torch.device], None], args: argparse.Namespace) -> None:
     """Run in this process, as one of many if there are more; errors of users are one line."""
     try:
-        check_arguments(args)
         with joined_processes(args.launcher) as device:
             tool(args, device)
     except UnreadableImageError as error:

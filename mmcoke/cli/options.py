@@ -1,12 +1,15 @@
 """Settings on the command line: KEY=VALUE, with values as they were typed."""
 
+from __future__ import annotations
+
 import ast
 import re
 from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config, DictAction
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 PATH = re.compile(r'(^|.*_)(root|dir|path|file|filename|prefix|from|name|checkpoint|source|folder)')
 """Names of settings that are text, mostly paths, whatever they look like."""
@@ -94,9 +97,16 @@ def value_of(key: str, text: str, now: Any) -> Any:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         in_list = isinstance(now, (list, tuple)) or (not isinstance(now, str) and text[:1] == '[')
-        return DictAction._parse_iterable(text) if in_list else text
+        return parsed_list(text) if in_list else text
     bare = isinstance(value, tuple) and not text.strip().startswith('(')
     return list(value) if bare else value
+
+
+def parsed_list(text: str) -> Any:
+    """What mmengine makes of ``a,b`` and ``[a, b]``."""
+    from mmengine.config import DictAction
+
+    return DictAction._parse_iterable(text)
 
 
 def expand_home(settings: Any) -> None:

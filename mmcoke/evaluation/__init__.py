@@ -1,4 +1,7 @@
-"""What features are worth: nearest neighbours, linear probe, SVMs, clustering scores."""
+"""What features are worth: nearest neighbours, linear probe, SVMs, clustering scores.
+
+Every training imports this package, so scikit-learn and SciPy are imported where they are used.
+"""
 
 from mmcoke.features.extraction import extract_features
 

@@ -1,10 +1,14 @@
 """How well clusters agree with classes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array, csr_array
-from sklearn.metrics import mutual_info_score
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 CHUNK_SIZE = 1 << 22
 MAX_SPAN = 1 << 24
@@ -25,6 +29,8 @@ def clustering_scores(label: ArrayLike, target: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the lengths differ, there are no samples, or the labels are no integers.
     """
+    from scipy.optimize import linear_sum_assignment
+
     counts = contingency(target, label)
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].toarray()
     matched = used[linear_sum_assignment(used, maximize=True)].sum()
@@ -43,6 +49,8 @@ def contingency(target: ArrayLike, label: ArrayLike) -> csr_array:
     Raises:
         ValueError: as :func:`clustering_scores`.
     """
+    from scipy.sparse import coo_array, csr_array
+
     label, target = np.asarray(label), np.asarray(target)
     if label.shape != target.shape or label.ndim != 1 or not label.size:
         raise ValueError(
@@ -77,6 +85,8 @@ def numbered(labels: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 def mutual_information(counts: csr_array) -> float:
     """Normalized mutual information of a contingency table, from 0 to 1; 1 for one cluster each."""
+    from sklearn.metrics import mutual_info_score
+
     entropies = [entropy(counts.sum(axis)) for axis in (1, 0)]
     if counts.nnz == 1:
         return 1.0

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 TOLERANCE = 1e-6
@@ -99,6 +98,8 @@ def newton(
         new, there = step(kernel, sign, active, inverse[:, todo], old, goal)
         t = line_search(sign, bound[:, todo], old, now, new - old, there - now)
         coef[:, todo], score[:, todo] = torch.lerp(old, new, t), torch.lerp(now, there, t)
+    from sklearn.exceptions import ConvergenceWarning
+
     warnings.warn(
         f'{len(todo)} of {len(error)} SVMs have not converged: a margin is {error.max():.1e} off.',
         ConvergenceWarning,

@@ -2,9 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from mmcoke.clustering.precision import power_of_two
@@ -37,6 +34,10 @@ def linear_probe(
         ValueError: if features are not finite or not of one width, labels are no integers, of
             another length or of one class, or a setting is out of its range.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     check_number('c', c, '(0, inf)')
     check_number('max_iter', max_iter, '[1, inf)', whole=True)
     x_train, y_train, x_test = as_array(x_train), as_array(y_train), as_array(x_test)

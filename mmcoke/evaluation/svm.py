@@ -19,8 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from mmcoke.clustering.settings import check_number
@@ -262,6 +260,8 @@ def fit(
         Coefficients (C, A), and the average precision, mean over folds (C,); NaN if there is only
         one positive or negative.
     """
+    from sklearn.metrics import average_precision_score
+
     folds = split(targets_A)
     weight_A = (targets_A != IGNORED) * np.where(targets_A == PRESENT, POSITIVE_WEIGHT, 1.0)
     weight_AM = np.tile(weight_A[:, None], 1 + len(folds))
@@ -280,6 +280,8 @@ def fit(
 
 def split(targets_A: np.ndarray) -> list[np.ndarray]:
     """Images held out of each fold: those of ``cross_val_score(cv=3)`` without ignored images."""
+    from sklearn.model_selection import StratifiedKFold
+
     rows = np.flatnonzero(targets_A != IGNORED)
     label = targets_A[rows]
     num_folds = min(NUM_FOLDS, *np.bincount(label, minlength=2))

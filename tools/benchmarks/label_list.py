@@ -2,8 +2,6 @@
 
 import argparse
 
-from mmcoke.datasets.label_list import write_label_list
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -17,6 +15,8 @@ def main() -> None:
     )
     parser.add_argument('--seed', type=int, default=0, help='of the drawing (0)')
     args = parser.parse_args()
+    from mmcoke.datasets.label_list import write_label_list
+
     try:
         path, size = write_label_list(args.root, args.percent, names=args.names, seed=args.seed)
     except (OSError, ValueError) as error:

@@ -6,9 +6,6 @@ duals and labels where the file has them. The optimizer is left out: train on wi
 
 import argparse
 
-import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.weights.coke import coke_to_mmcoke
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -21,6 +18,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmcoke.weights.coke import coke_to_mmcoke
+
     try:
         print(coke_to_mmcoke(args.src, args.dst))
     except (OSError, ValueError) as error:

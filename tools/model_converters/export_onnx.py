@@ -7,9 +7,6 @@ PyTorch.
 
 import argparse
 
-import mmcoke
-from mmcoke.features.onnx_export import export_onnx
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -28,8 +25,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmcoke.features.extractor import FeatureExtractor
+    from mmcoke.features.onnx_export import export_onnx
+
     try:
-        extractor = mmcoke.FeatureExtractor(
+        extractor = FeatureExtractor(
             args.config, args.checkpoint, size=args.size, device='cpu', progress=False
         )
         largest = export_onnx(extractor, args.out)

@@ -5,9 +5,6 @@ Its linear evaluation reads the result; to resume there, an optimizer state woul
 
 import argparse
 
-import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.weights.coke import mmcoke_to_coke
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -20,6 +17,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmcoke.weights.coke import mmcoke_to_coke
+
     try:
         print(mmcoke_to_coke(args.src, args.dst))
     except (OSError, ValueError) as error:

@@ -6,9 +6,6 @@ them.
 
 import argparse
 
-import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.weights.torchvision import export_backbone
-
 LOAD_TORCHVISION = """\
 model = torchvision.models.resnet{depth}()
 model.fc = torch.nn.Identity()
@@ -35,6 +32,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmcoke.weights.torchvision import export_backbone
+
     try:
         depth = export_backbone(args.src, args.dst, safetensors=args.safetensors)
     except (ImportError, OSError, ValueError) as error:

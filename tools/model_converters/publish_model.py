@@ -6,9 +6,6 @@ Optimizer, log, clustering state and all that could name a machine or a person s
 
 import argparse
 
-import mmcoke.registry  # noqa: F401  (first: it keeps mmcv quiet about operators nobody needs)
-from mmcoke.weights.publish import publish
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -27,6 +24,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmcoke.weights.publish import publish
+
     try:
         published = publish(
             args.checkpoint,
