@@ -125,7 +125,7 @@ def blend_(images: Tensor, factor: Tensor, of_mean: Tensor, of_gray: Tensor) -> 
     brightness = gray(images)
     mean = brightness.mean((2, 3), keepdim=True)
     brightness.mul_(of_gray).add_(mean.mul_(of_mean))
-    images.mul_(factor).add_(brightness).clamp_(0, 1)
+    torch.addcmul(brightness, images, factor, out=images).clamp_(0, 1)
 
 
 def turn_hue_(images: Tensor, turns: Tensor) -> None:

@@ -107,7 +107,8 @@ def weighted(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Sums of pixels, by weights of each image: ``rows @ image @ columns^T``.
 
     Two batched products: (n, C, h, w) with (n, S, h) and (n, T, w) to (n, C, S, T). Weights that
-    sum to 1 keep the range; rounding is cut off.
+    sum to 1 keep the range; rounding is cut off. Where products may use TF32, it rounds values to
+    multiples of 1/2048 or less, also those that the weights leave alone.
     """
     n, channels, height, width = images.shape
     narrow = torch.bmm(images.reshape(n, channels * height, width), columns.transpose(1, 2))
