@@ -415,7 +415,7 @@ def test_a_compiler_sees_one_graph():
     assert torch.allclose(compiled(images, keys(range(6))), view(images, keys(range(6))), atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_a_cuda_graph_sees_the_epoch_change():
     view = view_of(EVERYTHING).cuda()
     images, epoch = photos(16).cuda() / 255, torch.tensor(0).cuda()

@@ -202,8 +202,9 @@ def trained_views(cfg, monkeypatch):
     def spied(self, data, training=False):
         made = forward(self, data, training)
         if training:
-            for sample, image in zip(data['data_samples'], made['inputs'][0], strict=True):
-                seen[int(self.epoch), sample.sample_idx] = image
+            samples = self.indices(data).tolist()
+            for sample, image in zip(samples, made['inputs'][0], strict=True):
+                seen[int(self.epoch), sample] = image
         return made
 
     monkeypatch.setattr(BatchAugmentPreprocessor, 'forward', spied)

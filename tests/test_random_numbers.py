@@ -119,7 +119,7 @@ def test_streams_that_start_alike_are_no_copies():
         assert len(np.intersect1d(bits[one], bits[other])) < 16, 'of 2^24 values'
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_a_gpu_makes_the_same_bits():
     there = view_keys(*(torch.tensor(x).cuda() for x in (5, 6, list(range(1000)))), 2)
     here = keys(5, 6, range(1000))
