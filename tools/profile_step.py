@@ -12,10 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
+from mmcoke.cli.options import add_options
+
 
 def parse_args() -> argparse.Namespace:
-    from mmcoke.cli.options import add_options
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -5,30 +5,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmcoke.clustering.settings import is_number
+
 from .geometry import weighted
 from .operation import Operation, between, pair_of
 
-SMALLEST = -60.0
-"""Logarithm of the least weight: products of lesser ones are subnormal, and slow on CPU."""
+SMALLEST = -40.0
+"""Logarithm of the least weight: products of two lesser ones are subnormal, and slow on CPU."""
 
 
 class GaussianBlur(Operation):
     """Blur as in SimCLR and MoCo: sigma is uniform, the border is reflected.
 
-    The whole Gaussian, not a window of it. With equal sigma images differ from those of
-    torchvision's ``GaussianBlur`` (window 23) by at most 0.5 of 255, from PIL's filter of this
-    radius, three box blurs that repeat the edge, by at most 20 and on average 1.1 (photos of 32 px).
+    The whole Gaussian, not a window of it. With equal sigma, images of 32 px differ from those of
+    torchvision's ``GaussianBlur`` (window 23) by at most 0.5 of 255; from those of PIL's filter of
+    this radius (three box blurs; the edge repeated) by at most 28 and on average 0.8.
 
     Args:
-        sigma: least and greatest standard deviation, in pixels.
+        sigma: least and greatest standard deviation, in pixels; or one for all.
         p: probability.
     """
 
     num_parameters = 1
 
-    def __init__(self, sigma: Sequence[float] = (0.1, 2.0), p: float = 1.0) -> None:
+    def __init__(self, sigma: float | Sequence[float] = (0.1, 2.0), p: float = 1.0) -> None:
         super().__init__(p)
-        self.sigma = pair_of('sigma of GaussianBlur', sigma, '(0, inf)')
+        pair = (sigma, sigma) if is_number(sigma) else sigma
+        self.sigma = pair_of('sigma of GaussianBlur', pair, '(0, inf)')
 
     def change(self, images: Tensor, u: Tensor) -> Tensor:
         height, width = images.shape[2:]

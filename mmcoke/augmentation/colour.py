@@ -37,8 +37,9 @@ class ColorJitter(Operation):
     are one formula. An order puts up to three of them before the hue and up to three after it: six
     places in which each image has its own blend or none, and one turn of the hue, for all orders.
 
-    With equal factors and order, without rounding in between, images differ from torchvision's on
-    PIL by at most 12 and on average 0.8 of 255 (photos of 32 px): PIL has the hue in 256 steps.
+    With equal factors and order images of 32 px differ from torchvision's on PIL by up to 28 and on
+    average 1.6 of 255, without hue by up to 4 and 1.4: PIL cuts off to whole numbers in each blend,
+    which darkens by half of one, and has the hue in 256 steps.
 
     Args:
         brightness, contrast, saturation: least and greatest factor; one number a means
@@ -124,7 +125,7 @@ def blend_(images: Tensor, factor: Tensor, of_mean: Tensor, of_gray: Tensor) -> 
     brightness = gray(images)
     mean = brightness.mean((2, 3), keepdim=True)
     brightness.mul_(of_gray).add_(mean.mul_(of_mean))
-    images.mul_(factor).add_(brightness).clamp_(0, 1)
+    torch.addcmul(brightness, images, factor, out=images).clamp_(0, 1)
 
 
 def turn_hue_(images: Tensor, turns: Tensor) -> None:

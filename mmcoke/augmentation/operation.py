@@ -1,4 +1,4 @@
-"""What all operations share: how they are called, how often they apply, which settings they take."""
+"""What all operations share: how they are called, how often they apply, their settings."""
 
 from typing import Any
 

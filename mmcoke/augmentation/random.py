@@ -27,6 +27,7 @@ GOLDEN = wrapped(0x9E3779B97F4A7C15)
 FACTORS = wrapped(0xBF58476D1CE4E5B9), wrapped(0x94D049BB133111EB)
 GOLDEN_32 = wrapped(0x9E3779B9, 32)
 FACTORS_32 = wrapped(0x7FEB352D, 32), wrapped(0x846CA68B, 32)
+SPREAD_32 = wrapped(0xC2B2AE35, 32)
 
 
 def shifted(x: Tensor, places: int) -> Tensor:
@@ -68,14 +69,14 @@ def pixel_bits(u_N2: Tensor, num_pixels: int) -> Tensor:
     """A stream of random bits for each image, the upper 24 of 32, int32 (N, num_pixels).
 
     In 32 bits, which a CPU has vectors for; the finalizer is Wellons' ``lowbias32``. Two numbers
-    make 48 bits of a key: the second one enters between the rounds, so that streams that start near
-    each other are no copies of each other, shifted.
+    make 48 bits of a key: the second one enters between the rounds, so that streams that run into
+    each other there are no copies of each other, shifted.
 
     Args:
         u_N2: two of the :func:`uniforms` of each image.
         num_pixels: how many.
     """
-    start, middle = (u_N2 * 2.0**BITS).to(torch.int32).mul_(GOLDEN_32).split(1, dim=1)
+    start, middle = (u_N2 * 2.0**BITS).to(torch.int32).mul_(SPREAD_32).split(1, dim=1)
     x = torch.arange(num_pixels, dtype=torch.int32, device=u_N2.device) * GOLDEN_32 + start
     x.bitwise_xor_(shifted(x, 16)).mul_(FACTORS_32[0])
     x.add_(middle)

@@ -7,7 +7,7 @@
 # NMI 0.944 (median of seeds 0, 1, 2).
 _base_ = ['../_base_/default_runtime.py']
 
-# data: augmentation is part of the model's preprocessor
+# data: augmentation is part of the model's preprocessor; names of mmcoke.augmentation
 view = [
     dict(
         type='RandomAffine',
