@@ -2,8 +2,10 @@
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import cv2
 import mmcv
@@ -149,20 +151,26 @@ class LoadImageFromFile(_LoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         """Adds ``img``, ``img_shape`` and ``ori_shape``."""
-        try:
-            image = self.read(results['img_path'])
-        except UnreadableImageError as error:
-            if not self.ignore_empty:
-                raise UnreadableImageError(
-                    f'{error} Repair or remove this file, or leave such files out: '
-                    '--skip-unreadable, in a config ignore_empty=True in LoadImageFromFile. '
-                    'tools/check_data.py folder FOLDER names all of them.'
-                ) from None
-            print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
+        image = self.attempt(self.read, results['img_path'])
+        if image is None:
             return None
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
+
+    def attempt(self, read: Callable[[str], Any], path: str) -> Any:
+        """What ``read`` makes of a file; None if it cannot be read and is to be skipped."""
+        try:
+            return read(path)
+        except UnreadableImageError as error:
+            if not self.ignore_empty:
+                raise UnreadableImageError(
+                    f'{error} Repair or remove this file, or leave such files out: '
+                    f'--skip-unreadable, in a config ignore_empty=True in {type(self).__name__}. '
+                    'tools/check_data.py folder FOLDER names all of them.'
+                ) from None
+            print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
+            return None
 
     def read(self, path: str) -> np.ndarray:
         """Pixels of a file: BGR or grey, or what mmcv makes of it where it was asked for."""
