@@ -221,7 +221,7 @@ def test_skipping_names_a_file_that_cannot_be_read(tmp_path):
     for i in range(3):
         save(photos / f'{i}.jpg')
     (photos / '1.jpg').write_bytes(b'\xff\xd8 no image')
-    assert len(list(loader_of(photos, 0, tmp_path))[0]['inputs'][0]) == 3
+    assert len(next(iter(loader_of(photos, 0, tmp_path)))['inputs'][0]) == 3
     (line,) = (tmp_path / 'unreadable.txt').read_text().splitlines()
     assert line == f'{photos}/1.jpg\tnot an image'
 
