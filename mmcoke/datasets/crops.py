@@ -201,7 +201,7 @@ def resized(pixels: np.ndarray, size: int, *, mirrored: bool) -> Tensor:
     # As Pillow, within 1; three times as fast, and twice as fast as OpenCV's INTER_AREA.
     view = interpolate(image, (size, size), mode='bilinear', antialias=True)[0]
     turned = [0] if len(view) == 3 else []
-    return view.contiguous().flip([*turned, *([2] if mirrored else [])])
+    return view.flip([*turned, *([2] if mirrored else [])]).contiguous()
 
 
 def as_pixels(image: Any) -> np.ndarray:

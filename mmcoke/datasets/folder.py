@@ -21,7 +21,14 @@ from mmcoke.messages import shown
 from mmcoke.registry import DATASETS, TRANSFORMS
 
 from .listing import Listing, list_images, numbered_lines, split_label
-from .reading import EXTENSIONS, UnreadableImageError, check_size, opened, read_image
+from .reading import (
+    EXTENSIONS,
+    UnreadableImageError,
+    check_size,
+    content_of,
+    opened,
+    read_image,
+)
 
 
 @DATASETS.register_module()
@@ -183,7 +190,7 @@ class LoadImageFromFile(_LoadImageFromFile):
         """Content of a file."""
         if self.file_client_args is not None:
             return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
-        return fileio.get(path, backend_args=self.backend_args)
+        return content_of(path, self.backend_args)
 
     def decode(self, content: bytes) -> np.ndarray:
         """Pixels as mmcv decodes them; of no more than the reader allows."""
