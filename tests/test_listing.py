@@ -383,7 +383,9 @@ def test_a_subclass_may_still_change_the_list(tmp_path):
             return super().load_data_list()[::-1]
 
     def names(kind, **options):
-        dataset = kind(data_root=str(tmp_path), ann_file='files.txt', pipeline=[], **options)
+        dataset = kind(
+            data_root=str(tmp_path), ann_file='files.txt', with_label=False, pipeline=[], **options
+        )
         return [Path(dataset.get_data_info(i)['img_path']).name for i in range(len(dataset))]
 
     assert names(Reversed) == ['b.jpg', 'a.jpg']
