@@ -16,8 +16,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 import mmcoke.datasets.reading as reading
 from mmcoke.datasets import CustomDataset, RandomResizedCrops, read_image
 from mmcoke.datasets.crops import Box, View, draw_box, part, reduction_for
-from mmcoke.datasets.loading import skip_unreadable
+from mmcoke.datasets.loading import plain_pipeline, skip_unreadable
 from mmcoke.datasets.seeded_pipeline import seed_pipelines
+from mmcoke.registry import TRANSFORMS
 
 TWO_AND_SIX = [dict(size=224)] * 2 + [dict(size=96, scale=(0.05, 0.6))] * 6
 
@@ -224,6 +225,14 @@ def test_skipping_names_a_file_that_cannot_be_read(tmp_path):
     assert len(next(iter(loader_of(photos, 0, tmp_path)))['inputs'][0]) == 3
     (line,) = (tmp_path / 'unreadable.txt').read_text().splitlines()
     assert line == f'{photos}/1.jpg\tnot an image'
+
+
+def test_features_for_a_clustering_are_of_whole_images(tmp_path):
+    save(tmp_path / '0.jpg')
+    dataset = loader_of(tmp_path, 0).dataset
+    transforms = [TRANSFORMS.build(dict(type=x)) for x in ('LoadImageFromFile', 'PackInputs')]
+    plain = plain_pipeline(dataset, transforms)
+    assert plain(dataset.get_data_info(0))['inputs'].shape == (3, 90, 120)
 
 
 def test_ignore_empty_skips_and_without_it_the_message_names_the_remedy(tmp_path):
