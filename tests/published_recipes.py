@@ -20,13 +20,53 @@ PREPROCESSOR = dict(
 # ---- CoKe: views
 
 
-def view(crop, scale, jitter, blur, solarize=None):
-    """Crop, colour jitter with probability 0.8, grey with 0.2, blur, solarize, flip with 0.5."""
+STRONG, WEAK = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
+FULL = dict(size=224, scale=(0.08, 1.0))
+ONE_VIEW = [dict(crop=FULL, jitter=STRONG, blur=0.5)]
+FIRST = dict(crop=FULL, jitter=WEAK, blur=1.0)
+SECOND = dict(crop=FULL, jitter=WEAK, blur=0.1, solarize=0.2)
+SMALL = dict(crop=dict(size=96, scale=(0.05, 0.6)), jitter=STRONG, blur=0.5)
+"""Crop, colour jitter with probability 0.8, grey with 0.2, blur, solarize, flip with 0.5."""
+
+
+def in_workers(views):
+    """Pipeline and preprocessor that leave all to torchvision and Pillow."""
+    if len(views) == 1:
+        return [*LOAD, *with_pillow(**views[0]), *PACK], PREPROCESSOR
+    kinds = [view for i, view in enumerate(views) if view not in views[:i]]
+    multi_view = dict(
+        type='MultiView',
+        num_views=[views.count(kind) for kind in kinds],
+        transforms=[with_pillow(**kind) for kind in kinds],
+    )
+    return [*LOAD, multi_view, *PACK], PREPROCESSOR
+
+
+def on_device(views):
+    """Pipeline that crops, and preprocessor that does the rest in batch."""
+    return crops(*(view['crop'] for view in views)), batch_augment(
+        *(in_batch(**view) for view in views)
+    )
+
+
+def crops(*views):
+    return [dict(type='RandomResizedCrops', views=list(views), flip=0.5), *PACK]
+
+
+def batch_augment(*views):
+    return PREPROCESSOR | dict(type='BatchAugmentPreprocessor', views=list(views))
+
+
+def colour_jitter(kind, jitter, **options):
     names = ('brightness', 'contrast', 'saturation', 'hue')
-    colour = dict(type='torchvision/ColorJitter', **dict(zip(names, jitter, strict=True)))
+    return dict(type=kind, **dict(zip(names, jitter, strict=True)), **options)
+
+
+def with_pillow(crop, jitter, blur, solarize=None):
+    jitter = colour_jitter('torchvision/ColorJitter', jitter)
     return [
-        dict(type='torchvision/RandomResizedCrop', size=crop, scale=scale),
-        dict(type='RandomApply', prob=0.8, transforms=[colour]),
+        dict(type='torchvision/RandomResizedCrop', **crop),
+        dict(type='RandomApply', prob=0.8, transforms=[jitter]),
         dict(type='torchvision/RandomGrayscale', p=0.2),
         dict(type='PILToNumpy'),
         # A standard deviation that is uniform in the range.
@@ -36,15 +76,13 @@ def view(crop, scale, jitter, blur, solarize=None):
     ]
 
 
-def views(num_views, *transforms):
-    return [*LOAD, dict(type='MultiView', num_views=num_views, transforms=list(transforms)), *PACK]
-
-
-STRONG, WEAK = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.2, 0.1)
-ONE_VIEW = [*LOAD, *view(224, (0.08, 1.0), STRONG, blur=0.5), *PACK]
-FIRST = view(224, (0.08, 1.0), WEAK, blur=1.0)
-SECOND = view(224, (0.08, 1.0), WEAK, blur=0.1, solarize=0.2)
-SMALL = view(96, (0.05, 0.6), STRONG, blur=0.5)
+def in_batch(jitter, blur, solarize=None, crop=None):
+    return [
+        colour_jitter('ColorJitter', jitter, p=0.8),
+        dict(type='RandomGrayscale', p=0.2),
+        dict(type='GaussianBlur', sigma=(0.1, 2.0), p=blur),
+        *([dict(type='RandomSolarize', threshold=128 / 255, p=solarize)] if solarize else []),
+    ]
 
 
 # ---- CoKe: method and schedule
@@ -55,7 +93,6 @@ SYNC_BN = dict(type='SyncBN', requires_grad=True)
 def coke_model(head, clustering=None):
     return dict(
         type='CoKe',
-        data_preprocessor=PREPROCESSOR,
         backbone=dict(type='ResNet', depth=50, norm_cfg=SYNC_BN, zero_init_residual=False),
         neck=dict(  # 2048-2048-2048-128, BN after every layer, the last one included
             type='NonLinearNeck',
@@ -79,20 +116,29 @@ def coke_model(head, clustering=None):
     )
 
 
-def training_set(pipeline, sampler=None):
+def training_set(sampler):
     return dict(
         batch_size=64,
         drop_last=True,
-        sampler=sampler or dict(type='TruncatedSampler', shuffle=True),
-        dataset=dict(type='CustomDataset', with_label=False, pipeline=pipeline),
+        sampler=sampler,
+        dataset=dict(type='CustomDataset', with_label=False),
     )
 
 
-def coke(model, pipeline, num_epochs):
+def with_images(recipe, pipeline, preprocessor):
+    """A recipe with what makes its views."""
+    images = recipe['train_dataloader']
+    return recipe | dict(
+        model=recipe['model'] | dict(data_preprocessor=preprocessor),
+        train_dataloader=images | dict(dataset=images['dataset'] | dict(pipeline=pipeline)),
+    )
+
+
+def coke(model, num_epochs):
     """Epochs count the one with learning rate 0."""
     return dict(
         model=model,
-        train_dataloader=training_set(pipeline),
+        train_dataloader=training_set(dict(type='TruncatedSampler', shuffle=True)),
         custom_hooks=[dict(type='CoKeHook')],
         optim_wrapper=dict(
             type='OptimWrapper',
@@ -128,7 +174,6 @@ VIT = coke(
             out_type='cls_token',
         )
     ),
-    ONE_VIEW,
     301,
 ) | dict(
     optim_wrapper=dict(
@@ -143,16 +188,30 @@ VIT['model']['neck']['with_avg_pool'] = False  # the class token is one vector
 
 # ---- DeepCluster and ODC
 
-CLASSIFIER_VIEW = [
-    *LOAD,
-    dict(type='torchvision/RandomResizedCrop', size=224),
-    dict(type='torchvision/RandomHorizontalFlip'),
-    dict(type='torchvision/RandomRotation', degrees=2),
-    dict(type='torchvision/ColorJitter', brightness=0.4, contrast=0.4, saturation=1.0, hue=0.5),
-    dict(type='torchvision/RandomGrayscale', p=0.2),
-    dict(type='PILToNumpy'),
-    *PACK,
-]
+CLASSIFIER_JITTER = (0.4, 0.4, 1.0, 0.5)
+CLASSIFIER_IN_WORKERS = (
+    [
+        *LOAD,
+        dict(type='torchvision/RandomResizedCrop', size=224),
+        dict(type='torchvision/RandomHorizontalFlip'),
+        dict(type='torchvision/RandomRotation', degrees=2),
+        colour_jitter('torchvision/ColorJitter', CLASSIFIER_JITTER),
+        dict(type='torchvision/RandomGrayscale', p=0.2),
+        dict(type='PILToNumpy'),
+        *PACK,
+    ],
+    PREPROCESSOR,
+)
+CLASSIFIER_ON_DEVICE = (
+    crops(dict(size=224)),
+    batch_augment(
+        [
+            dict(type='RandomAffine', degrees=2),
+            colour_jitter('ColorJitter', CLASSIFIER_JITTER),
+            dict(type='RandomGrayscale', p=0.2),
+        ]
+    ),
+)
 PLAIN = [
     *LOAD,
     dict(type='torchvision/Resize', size=256),
@@ -164,8 +223,8 @@ PLAIN = [
 
 def classifier(model, sampler, hook, lr, num_epochs):
     return dict(
-        model=model | dict(data_preprocessor=PREPROCESSOR, head=dict(type='ClusterClsHead')),
-        train_dataloader=training_set(CLASSIFIER_VIEW, dict(type=sampler)),
+        model=model | dict(head=dict(type='ClusterClsHead')),
+        train_dataloader=training_set(dict(type=sampler)),
         custom_hooks=[dict(hook, pipeline=PLAIN)],
         optim_wrapper=dict(
             type='OptimWrapper',
@@ -260,23 +319,38 @@ def linear(lr):
 
 
 SELFSUP, LINEAR = 'selfsup', 'benchmarks/classification/imagenet'
-PUBLISHED = {
-    f'{SELFSUP}/coke/coke_r50_8xb64_in1k.py': coke(
-        coke_model(ONE_VIEW_HEAD, STAGE_2), ONE_VIEW, 1001
+COKE = {
+    'coke_r50_8xb64_in1k.py': (coke(coke_model(ONE_VIEW_HEAD, STAGE_2), 1001), ONE_VIEW),
+    'coke_r50_8xb64-2view_in1k.py': (coke(coke_model(TWO_VIEW_HEAD), 1001), [FIRST, SECOND]),
+    'coke_r50_8xb64-mcrop_in1k.py': (
+        coke(coke_model(TWO_VIEW_HEAD | dict(small_weight=0.5)), 801),
+        [FIRST, SECOND, *[SMALL] * 6],
     ),
-    f'{SELFSUP}/coke/coke_r50_8xb64-2view_in1k.py': coke(
-        coke_model(TWO_VIEW_HEAD), views([1, 1], FIRST, SECOND), 1001
-    ),
-    f'{SELFSUP}/coke/coke_r50_8xb64-mcrop_in1k.py': coke(
-        coke_model(TWO_VIEW_HEAD | dict(small_weight=0.5)),
-        views([1, 1, 6], FIRST, SECOND, SMALL),
-        801,
-    ),
-    f'{SELFSUP}/coke/coke_vit-small-p16_8xb64_in1k.py': VIT,
-    f'{SELFSUP}/deepcluster/deepcluster_r50_8xb64_in1k.py': deepcluster('ResNet'),
-    f'{SELFSUP}/deepcluster/deepcluster-sobel_r50_8xb64_in1k.py': deepcluster('ResNetSobel'),
-    f'{SELFSUP}/odc/odc_r50_8xb64_in1k.py': ODC,
+    'coke_vit-small-p16_8xb64_in1k.py': (VIT, ONE_VIEW),
+}
+CLASSIFIERS = {
+    'deepcluster/deepcluster_r50_8xb64_in1k.py': deepcluster('ResNet'),
+    'deepcluster/deepcluster-sobel_r50_8xb64_in1k.py': deepcluster('ResNetSobel'),
+    'odc/odc_r50_8xb64_in1k.py': ODC,
+}
+
+
+def pretraining(coke_images, classifier_images):
+    """The recipes of pre-training, with views made in one of two ways."""
+    return {
+        f'{SELFSUP}/coke/{name}': with_images(recipe, *coke_images(views))
+        for name, (recipe, views) in COKE.items()
+    } | {
+        f'{SELFSUP}/{name}': with_images(recipe, *classifier_images)
+        for name, recipe in CLASSIFIERS.items()
+    }
+
+
+PUBLISHED = pretraining(on_device, CLASSIFIER_ON_DEVICE) | {
     f'{LINEAR}/resnet50_8xb128-coslr-90e_in1k.py': linear(0.2),
     f'{LINEAR}/resnet50_8xb128-coslr-90e-mcrop_in1k.py': linear(0.4),
 }
 """All that decides the result, by recipe."""
+
+PUBLISHED_IN_WORKERS = pretraining(in_workers, CLASSIFIER_IN_WORKERS)
+"""The same with the images of ``*_pil.py`` instead."""

@@ -119,7 +119,7 @@ OURS = {
     'OPTIMIZERS': ('LARS',),
     'PARAM_SCHEDULERS': ('WarmupCosineLR',),
     'DATASETS': ('InMemoryImages', 'CustomDataset', 'ConcatDataset'),
-    'TRANSFORMS': ('LoadImageFromFile',),
+    'TRANSFORMS': ('LoadImageFromFile', 'RandomResizedCrops'),
 }
 
 

@@ -2,6 +2,8 @@
 
 import os
 import random
+import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -356,3 +358,36 @@ def test_they_are_checked_and_shown_escaped(latin, tmp_path):
     assert r'caf\xe9/\xfc.jpg: the file is empty' in problem.what
     text = (tmp_path / 'notes/folder_unreadable.txt').read_text(encoding='utf-8')
     assert r'caf\xe9/\xfc.jpg: the file is empty' in text
+
+
+def test_a_list_of_files_takes_little_more_memory_than_its_records(tmp_path):
+    """As dicts at once they would take five times as much: GB for millions."""
+    path = tmp_path / 'files.txt'
+    path.write_text(''.join(f'n{i:08d}/{i:08d}.JPEG {i % 9}\n' for i in range(20_000)))
+    tracemalloc.start()
+    dataset = CustomDataset(data_root='a', ann_file=str(path), pipeline=[])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(dataset) == 20_000
+    assert dataset.get_data_info(19_999)['gt_label'] == 19_999 % 9
+    # The list itself, and spare room in what grows.
+    size = dataset.data_bytes.nbytes + dataset.data_address.nbytes
+    assert peak < 1.3 * (size + path.stat().st_size) + 2e5
+
+
+def test_a_subclass_may_still_change_the_list(tmp_path):
+    (tmp_path / 'files.txt').write_text('a.jpg\nb.jpg\n')
+
+    class Reversed(CustomDataset):
+        def load_data_list(self):
+            return super().load_data_list()[::-1]
+
+    def names(kind, **options):
+        dataset = kind(
+            data_root=str(tmp_path), ann_file='files.txt', with_label=False, pipeline=[], **options
+        )
+        return [Path(dataset.get_data_info(i)['img_path']).name for i in range(len(dataset))]
+
+    assert names(Reversed) == ['b.jpg', 'a.jpg']
+    assert names(CustomDataset, indices=[1]) == ['b.jpg']
+    assert names(CustomDataset, serialize_data=False) == ['a.jpg', 'b.jpg']

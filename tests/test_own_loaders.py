@@ -276,6 +276,28 @@ def test_loading_ends_ahead_of_augmentation_and_resizing(names, num_loading, tmp
     assert loading_transforms(transforms, [broken, record]) == transforms[:num_loading]
 
 
+def test_crops_that_read_files_stand_for_their_loader_and_crops_of_arrays_for_nothing():
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        crops = dict(type='RandomResizedCrops', views=[dict(size=8)], color_type='grayscale')
+        transforms = [TRANSFORMS.build(crops), TRANSFORMS.build(dict(type='PackInputs'))]
+    assert loading_transforms(transforms, [dict(img=np.zeros((8, 8), np.uint8))]) == []
+    (loader,) = loading_transforms(transforms, [dict(img_path='absent.png')])
+    assert (type(loader).__name__, loader.color_type) == ('LoadImageFromFile', 'grayscale')
+
+
+@pytest.mark.parametrize('ahead', [[], [dict(type='LoadImageFromFile'), dict(type='Negative')]])
+def test_features_have_the_channels_in_the_order_that_crops_give(ahead, tmp_path):
+    image = write_images(tmp_path / 'images', (SIDE, SIDE, 3))[0][..., ::-1]
+    mean = (90.0, 80.0, 70.0)  # falls, as in R, G, B
+    crops = dict(type='RandomResizedCrops', views=[dict(size=SIZE)])
+    cfg, network = config(tmp_path, [*ahead, crops], mean=mean)
+    cfg.train_dataloader.dataset.pipeline = [*ahead, crops, dict(type='PackInputs')]
+    found = config_images(cfg, network, size=SIZE)[0]['inputs'].numpy()
+    edge = (SIDE - SIZE) // 2
+    expected = (255 - image if ahead else image)[edge:-edge, edge:-edge]
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
 def test_looking_for_the_loading_transforms_draws_no_random_number(tmp_path):
     write_images(tmp_path / 'images', (SIDE, SIDE, 3))
     cfg, _ = config(tmp_path, [dict(type='LoadImageFromFile'), dict(type='RandomShift')])

@@ -1,10 +1,11 @@
 """The loaded recipes are the published ones, field by field; any other value is seen."""
 
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from published_recipes import PUBLISHED
+from published_recipes import PUBLISHED, PUBLISHED_IN_WORKERS
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 MACHINE = {
@@ -57,11 +58,40 @@ def load(recipe):
 
 @pytest.mark.parametrize('recipe', PUBLISHED)
 def test_the_loaded_recipe_is_the_published_one(recipe):
-    found, expected = recipe_settings(load(recipe)), settings(PUBLISHED[recipe])
+    are_equal(load(recipe), PUBLISHED[recipe])
+
+
+def are_equal(cfg, published):
+    found, expected = recipe_settings(cfg), settings(published)
     assert {
         '.'.join(map(str, path)): (found.get(path), expected.get(path))
         for path in differences(found, expected)
     } == {}
+
+
+@pytest.mark.parametrize('recipe', PUBLISHED_IN_WORKERS)
+def test_with_the_images_of_pillow_it_is_the_published_one_too(recipe, tmp_path):
+    """As a user chooses them: ``_pil`` in the name of the base."""
+    are_equal(
+        Config.fromfile(with_pil(CONFIGS / recipe, tmp_path)).to_dict(),
+        PUBLISHED_IN_WORKERS[recipe],
+    )
+
+
+def with_pil(recipe, folder):
+    """A copy of a recipe, and of those it is based on, with the other images."""
+    bases = re.findall(r"'(\S+\.py)'", recipe.read_text().partition('# method')[0])
+    text = recipe.read_text()
+    for base in bases:
+        path = recipe.parent / base
+        if path.parent == recipe.parent:
+            path = with_pil(path, folder)
+        elif path.parent.name == 'datasets':
+            path = path.with_name(f'{path.stem}_pil.py')
+        text = text.replace(f"'{base}'", repr(str(path)))
+    copy = folder / recipe.name
+    copy.write_text(text)
+    return copy
 
 
 @pytest.mark.parametrize('recipe', PUBLISHED)

@@ -13,7 +13,12 @@ import pytest
 from PIL import Image, ImageOps
 
 import mmcoke.datasets.reading as reading
-from mmcoke.datasets import LoadImageFromFile, UnreadableImageError, read_image
+from mmcoke.datasets import (
+    LoadImageFromFile,
+    RandomResizedCrops,
+    UnreadableImageError,
+    read_image,
+)
 from mmcoke.datasets.check.readable import decode_problem
 from mmcoke.features.extractor import pixels_of
 from mmcoke.reporting.gallery import thumbnail_uri
@@ -40,6 +45,7 @@ def is_refused_by_all(path, reason):
         pixels_of,
         thumbnail_uri,
         lambda path: LoadImageFromFile().transform(dict(img_path=str(path))),
+        lambda path: RandomResizedCrops([dict(size=8)]).transform(dict(img_path=str(path))),
     ):
         with pytest.raises(UnreadableImageError) as error:
             use(path)

@@ -1,6 +1,7 @@
 """Data sets and transforms that configs can name."""
 
 from .batches import ImageBatch, unlabelled_batch
+from .crops import RandomResizedCrops
 from .folder import CustomDataset, LoadImageFromFile
 from .in_memory import InMemoryImages
 from .lighting import Lighting
@@ -16,6 +17,7 @@ __all__ = [
     'InMemoryImages',
     'Lighting',
     'LoadImageFromFile',
+    'RandomResizedCrops',
     'ReplacementSampler',
     'TruncatedSampler',
     'UnreadableImageError',

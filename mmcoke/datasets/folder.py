@@ -2,8 +2,12 @@
 
 import logging
 import os
+import pickle
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import cv2
 import mmcv
@@ -19,7 +23,14 @@ from mmcoke.messages import shown
 from mmcoke.registry import DATASETS, TRANSFORMS
 
 from .listing import Listing, list_images, numbered_lines, split_label
-from .reading import EXTENSIONS, UnreadableImageError, check_size, opened, read_image
+from .reading import (
+    EXTENSIONS,
+    UnreadableImageError,
+    check_size,
+    content_of,
+    opened,
+    read_image,
+)
 
 
 @DATASETS.register_module()
@@ -45,35 +56,46 @@ class CustomDataset(_CustomDataset):
     def __init__(self, *args, extensions=EXTENSIONS, **kwargs) -> None:
         super().__init__(*args, extensions=extensions, **kwargs)
 
+    def full_init(self) -> None:
+        """As mmengine's; unless a subclass makes the list, records are serialized one at a time."""
+        is_own = all(
+            getattr(type(self), name) is getattr(CustomDataset, name)
+            for name in ('load_data_list', 'filter_data', '_serialize_data')
+        )
+        if is_own and self.serialize_data and self._indices is None and not self._fully_initialized:
+            self.data_list = []
+            self.data_bytes, self.data_address = serialized(self._records())
+            self._fully_initialized = True
+        super().full_init()
+
     def load_data_list(self) -> list[dict]:
         """One record per image."""
+        return list(self._records())
+
+    def _records(self) -> Iterator[dict]:
         samples = self._read_list() if self.ann_file else self._find_samples()
         # Known beforehand: to infer it takes longer than to join two names.
         backend = fileio.get_file_backend(self.img_prefix, enable_singleton=True)
-        records = []
         for name, label in samples:
             record = dict(img_path=backend.join_path(self.img_prefix, name))
-            records.append(record if label is None else dict(record, gt_label=label))
-        return records
+            yield record if label is None else dict(record, gt_label=label)
 
-    def _read_list(self) -> list[tuple[str, int | None]]:
+    def _read_list(self) -> Iterator[tuple[str, int | None]]:
         """Images and labels of ``ann_file``."""
-        lines = numbered_lines(self.ann_file)
-        samples = [split_label(line) for _, line in lines]
         if self.with_label is None:
-            self.with_label = all(label is not None for _, label in samples)
-        if self.with_label:
-            for (number, line), (_, label) in zip(lines, samples, strict=True):
-                if label is None:
-                    raise ValueError(
-                        f"Line {number} of {self.ann_file} has no integer label: '{shown(line)}'. "
-                        'Complete it, or set with_label=False.'
-                    )
-            return samples
-        return [
-            (name if self.is_valid_file(name) else line, None)
-            for (_, line), (name, _) in zip(lines, samples, strict=True)
-        ]
+            labels = (split_label(line)[1] for _, line in numbered_lines(self.ann_file))
+            self.with_label = all(label is not None for label in labels)
+        for number, line in numbered_lines(self.ann_file):
+            name, label = split_label(line)
+            if self.with_label and label is None:
+                raise ValueError(
+                    f"Line {number} of {self.ann_file} has no integer label: '{shown(line)}'. "
+                    'Complete it, or set with_label=False.'
+                )
+            if self.with_label:
+                yield name, label
+            else:
+                yield name if self.is_valid_file(name) else line, None
 
     def _find_samples(self) -> list[tuple[str, int | None]]:
         """Images and labels of the folder."""
@@ -124,6 +146,18 @@ class CustomDataset(_CustomDataset):
         )
 
 
+def serialized(records: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Records as mmengine's data sets keep them: uint8 bytes, and int64 where each record ends.
+
+    Made one at a time they take no more memory than that; as a list of dicts, five times as much.
+    """
+    content, ends = bytearray(), array('q')
+    for record in records:
+        content += pickle.dumps(record, protocol=4)
+        ends.append(len(content))
+    return np.frombuffer(content, np.uint8), np.frombuffer(ends, np.int64)
+
+
 @cache
 def say(line: str) -> None:
     """Log a line, once, on the main process."""
@@ -149,20 +183,26 @@ class LoadImageFromFile(_LoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         """Adds ``img``, ``img_shape`` and ``ori_shape``."""
-        try:
-            image = self.read(results['img_path'])
-        except UnreadableImageError as error:
-            if not self.ignore_empty:
-                raise UnreadableImageError(
-                    f'{error} Repair or remove this file, or leave such files out: '
-                    '--skip-unreadable, in a config ignore_empty=True in LoadImageFromFile. '
-                    'tools/check_data.py folder FOLDER names all of them.'
-                ) from None
-            print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
+        image = self.attempt(self.read, results['img_path'])
+        if image is None:
             return None
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
+
+    def attempt(self, read: Callable[[str], Any], path: str) -> Any:
+        """What ``read`` makes of a file; None if it cannot be read and is to be skipped."""
+        try:
+            return read(path)
+        except UnreadableImageError as error:
+            if not self.ignore_empty:
+                raise UnreadableImageError(
+                    f'{error} Repair or remove this file, or leave such files out: '
+                    f'--skip-unreadable, in a config ignore_empty=True in {type(self).__name__}. '
+                    'tools/check_data.py folder FOLDER names all of them.'
+                ) from None
+            print_log(f'{error} It is skipped.', logger='current', level=logging.WARNING)
+            return None
 
     def read(self, path: str) -> np.ndarray:
         """Pixels of a file: BGR or grey, or what mmcv makes of it where it was asked for."""
@@ -175,7 +215,7 @@ class LoadImageFromFile(_LoadImageFromFile):
         """Content of a file."""
         if self.file_client_args is not None:
             return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
-        return fileio.get(path, backend_args=self.backend_args)
+        return content_of(path, self.backend_args)
 
     def decode(self, content: bytes) -> np.ndarray:
         """Pixels as mmcv decodes them; of no more than the reader allows."""

@@ -2,6 +2,7 @@
 and the one way to read and write list files."""
 
 import codecs
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -220,21 +221,24 @@ def read_lines(path: str | Path) -> list[str]:
     return [line for _, line in numbered_lines(path)]
 
 
-def numbered_lines(path: str | Path) -> list[tuple[int, str]]:
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Lines of a text file that are not blank, with their numbers, as any system writes them.
 
     A byte-order mark is no part of the first line, nor a carriage return of any; names that are not
-    UTF-8 are kept as the file system has them.
+    UTF-8 are kept as the file system has them. One line at a time, as there may be millions.
 
     Args:
         path: of a file, or an address that mmengine's backends open.
     """
     content = fileio.get(os.fspath(path))
-    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode('utf-16' if is_wide else 'utf-8-sig', 'surrogateescape')
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode('utf-16').encode()
     # Not splitlines: names may hold what it takes for the end of a line.
-    lines = enumerate(map(str.strip, text.split('\n')), 1)
-    return [(number, line) for number, line in lines if line]
+    lines = io.BytesIO(content.removeprefix(codecs.BOM_UTF8))
+    del content
+    for number, line in enumerate(lines, 1):
+        if line := line.decode('utf-8', 'surrogateescape').strip():
+            yield number, line
 
 
 def split_label(line: str) -> tuple[str, int | None]:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from mmcoke.messages import describe
 
-from .folder import UnreadableImageError
+from .crops import RandomResizedCrops
+from .reading import UnreadableImageError
 from .seeded_pipeline import kept_random_state
 
 LIBRARIES = {
@@ -34,10 +35,19 @@ def loading_transforms(transforms: Sequence[Callable], records: Iterable[dict] =
     (decoders, scalings and loaders of one's own). Of the latter, one that draws random numbers or
     changes the size of an image, seen on the first record that can be read, augments, too.
 
+    A first transform that reads and crops in one (:class:`~mmcoke.datasets.RandomResizedCrops`)
+    stands for its ``loader``, which gives the whole image.
+
     Args:
         transforms: built, of a whole pipeline.
         records: of the data set, as it gives them to the pipeline.
+
+    Returns:
+        As many as there are transforms that load at the beginning of the pipeline.
     """
+    if transforms and isinstance(transforms[0], RandomResizedCrops):
+        in_memory = any('img' in record for record in records)
+        return [] if in_memory else [transforms[0].loader]
     first = list(takewhile(lambda x: is_own(x) or name_of(x) in FORMATS, transforms))
     while first and not is_own(first[-1]):
         first.pop()
@@ -224,9 +234,9 @@ def skip_unreadable(dataset: Dataset, listing: Path) -> None:
         listing: see :class:`SkippingPipeline`.
     """
     for part in parts_of(dataset):
-        loading = loading_of(part)
-        rest = transforms_of(part)[len(loading) :]
-        part.pipeline = SkippingPipeline(Compose([Loading(loading), *rest]), listing)
+        transforms, num_loading = transforms_of(part), len(loading_of(part))
+        loading, rest = Loading(transforms[:num_loading]), transforms[num_loading:]
+        part.pipeline = SkippingPipeline(Compose([loading, *rest]), listing)
 
 
 def skips_unreadable(dataset: Dataset) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,12 +79,32 @@ class UnreadableImageError(ValueError):
         self.reason = reason
 
 
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+"""How OpenCV is told by what to divide width and height of a JPEG while it decodes it."""
+
+
+def content_of(path: str, backend_args: dict | None = None) -> bytes:
+    """Content of a file, or of an address that mmengine's backends open.
+
+    Local files are opened here: to look for their backend takes longer than to read them.
+    """
+    if backend_args is None and '://' not in path:
+        with open(path, 'rb') as file:
+            return file.read()
+    return fileio.get(path, backend_args=backend_args)
+
+
 def read_image(
     path: str | Path,
     *,
-    get: Callable[[str], bytes] = fileio.get,
-    decode: Callable[[bytes], np.ndarray] | None = None,
-) -> np.ndarray:
+    get: Callable[[str], bytes] = content_of,
+    decode: Callable[[bytes], Any] | None = None,
+) -> Any:
     """Pixels of an image file, uint8 (H, W, 3) in BGR, upright.
 
     Grey and palette images become colour, transparency is dropped, of an animation the first image
@@ -93,7 +114,8 @@ def read_image(
     Args:
         path: of a file, or an address that mmengine's backends open.
         get: from a path to the content.
-        decode: from the content to pixels; None for :func:`decode_image`.
+        decode: from the content to pixels, or to what is made of them, which is then returned; None
+            for :func:`decode_image`.
 
     Raises:
         UnreadableImageError: if it is absent, empty, cut off, no image, in floating point, or has
@@ -112,28 +134,35 @@ def read_image(
         ) from None
 
 
-def decode_image(content: bytes) -> np.ndarray:
+def decode_image(content: bytes, reduction: int = 1) -> np.ndarray:
     """Pixels of the content of an image file; see :func:`read_image`.
 
     JPEG, and PNG without further data, are decoded by OpenCV, which is faster; all else, and what
     OpenCV gives up, by Pillow. Where both decode a file, their pixels are the same.
+
+    Args:
+        content: of the file.
+        reduction: 1, 2, 4 or 8: by how much smaller a JPEG may come out, which saves most of its
+            inverse cosine transforms. Width and height are those divided by it, rounded up; of
+            files without :func:`jpeg_size`, and of what OpenCV gives up, they stay what they are.
 
     Raises:
         Exception: of any kind, if it cannot be decoded.
     """
     if size := bare_jpeg_size(content):
         check_size(*size)
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), REDUCED[reduction])
         if pixels is not None:
             return pixels
     with opened(content) as image:
         check_size(*image.size)
         if is_plain(image, content):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            is_png = image.format == 'PNG'
+            flags = REDUCED[1 if is_png else reduction] | cv2.IMREAD_IGNORE_ORIENTATION
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
             if pixels is not None:
                 # Looking for EXIF data, Pillow would decode a PNG; is_plain has seen to it.
-                return pixels if image.format == 'PNG' else upright(pixels, image)
+                return pixels if is_png else upright(pixels, image)
         return cv2.cvtColor(pixels_of(image), cv2.COLOR_RGB2BGR)
 
 
@@ -172,6 +201,23 @@ def check_size(width: int, height: int) -> None:
             f'it has {width} x {height} pixels, more than {limit:,}; the environment '
             f'variable {LIMIT} sets another limit'
         )
+
+
+def jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Upright width and height of a JPEG that :func:`decode_image` can reduce; None of other files.
+
+    Raises:
+        Exception: of any kind, if its header cannot be read.
+    """
+    if size := bare_jpeg_size(content):
+        return size
+    if not content.startswith(b'\xff\xd8'):
+        return None
+    with opened(content) as image:
+        if not is_plain(image, content):
+            return None
+        lies = orientation(image) in (5, 6, 7, 8)
+        return image.size[::-1] if lies else image.size
 
 
 # ---- parts
@@ -243,11 +289,16 @@ def is_plain(image: Image.Image, content: bytes) -> bool:
 
 def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
     """Pixels turned as the EXIF data of an image say, if they can be read."""
-    try:
-        turn = ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:
-        return pixels
+    turn = ORIENTATIONS.get(orientation(image))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def orientation(image: Image.Image) -> int | None:
+    """The number of :data:`ORIENTATIONS` in the EXIF data of an image; None if there is none."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return None
 
 
 def high_byte(pixels: np.ndarray) -> np.ndarray:

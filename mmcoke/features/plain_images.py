@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmcoke.datasets import CustomDataset
+from mmcoke.datasets import CustomDataset, RandomResizedCrops
 from mmcoke.datasets.loading import (
     LIBRARIES,
     Loading,
@@ -170,6 +170,8 @@ def num_turns(transform: Callable) -> int:
         return int(transform.to_rgb)
     if isinstance(transform, PILToNumpy):
         return int(transform.to_bgr)
+    if isinstance(transform, RandomResizedCrops):
+        return 1
     inner = getattr(transform, 'transforms', [])
     inner = inner[:1] if isinstance(transform, MultiView) else inner
     return sum(map(num_turns, inner)) if isinstance(inner, (list, tuple)) else 0

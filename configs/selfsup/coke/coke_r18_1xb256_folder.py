@@ -15,6 +15,7 @@ _base_ = [
 
 # method
 model = dict(
+    data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(depth=18),
     neck=dict(hid_channels=1024),
     head=dict(hid_channels=1024),

@@ -12,7 +12,10 @@ _base_ = [
 ]
 
 # method
-model = dict(head=dict(temperature=0.05, prediction_weight=0.5, label_weight=0.2))
+model = dict(
+    data_preprocessor={{_base_.data_preprocessor}},
+    head=dict(temperature=0.05, prediction_weight=0.5, label_weight=0.2),
+)
 
 # schedule
 optim_wrapper = dict(optimizer=dict(lr=0.8))  # 1.6 * 512 / 1024

@@ -13,7 +13,10 @@ _base_ = [
 ]
 
 # method
-model = dict(head=dict(temperature=0.05, prediction_weight=0.5, label_weight=0.2, small_weight=0.5))
+model = dict(
+    data_preprocessor={{_base_.data_preprocessor}},
+    head=dict(temperature=0.05, prediction_weight=0.5, label_weight=0.2, small_weight=0.5),
+)
 
 # schedule
 train_cfg = dict(max_epochs=801)

@@ -12,7 +12,10 @@ _base_ = [
 ]
 
 # method: stage 2, averaged centers and labels for the last 200 epochs
-model = dict(clustering=dict(average_from_epoch=801, num_slots=5, label_temperature=0.5))
+model = dict(
+    data_preprocessor={{_base_.data_preprocessor}},
+    clustering=dict(average_from_epoch=801, num_slots=5, label_temperature=0.5),
+)
 
 # schedule
 optim_wrapper = dict(optimizer=dict(lr=0.8))  # 1.6 * 512 / 1024

@@ -13,6 +13,7 @@ _base_ = [
 
 # method
 model = dict(
+    data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(
         _delete_=True,
         type='VisionTransformer',

@@ -10,11 +10,7 @@ _base_ = ['../_base_/datasets/imagenet_deepcluster.py', '../_base_/default_runti
 # method
 model = dict(
     type='DeepCluster',
-    data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-    ),
+    data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(type='ResNet', depth=50, norm_cfg=dict(type='BN'), zero_init_residual=False),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='ClusterClsHead'),

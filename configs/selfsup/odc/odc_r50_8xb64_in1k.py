@@ -12,11 +12,7 @@ _base_ = ['../_base_/datasets/imagenet_deepcluster.py', '../_base_/default_runti
 norm_cfg = dict(type='SyncBN')
 model = dict(
     type='ODC',
-    data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-    ),
+    data_preprocessor={{_base_.data_preprocessor}},
     backbone=dict(type='ResNet', depth=50, norm_cfg=norm_cfg, zero_init_residual=False),
     neck=dict(type='ODCNeck', hid_channels=512, out_channels=256, dropout=0.5, norm_cfg=norm_cfg),
     head=dict(type='ClusterClsHead'),

@@ -163,5 +163,6 @@ def count_full_views(views: list[Tensor]) -> int:
         return num_full
     raise ValueError(
         'CoKe trains on one view per image, or on two of full size followed by small crops, but '
-        f'the pipeline made views of {sizes}. Set num_views and sizes in MultiView accordingly.'
+        f'the pipeline made views of {sizes}. Set views in RandomResizedCrops, or num_views and '
+        'sizes in MultiView, accordingly.'
     )

@@ -1,34 +1,17 @@
-# ImageNet-1k without labels: two full-size views, and six crops of 96 pixels.
+# ImageNet-1k without labels: two full-size views, and six crops of 96 pixels. The published
+# pipeline: imagenet_coke_mcrop_pil.py.
 _base_ = 'imagenet_coke_2view.py'
 
-small_crop = [
-    dict(type='torchvision/RandomResizedCrop', size=96, scale=(0.05, 0.6)),
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='torchvision/ColorJitter',
-                brightness=0.8,
-                contrast=0.8,
-                saturation=0.8,
-                hue=0.2,
-            )
-        ],
-    ),
-    dict(type='torchvision/RandomGrayscale', p=0.2),
-    dict(type='PILToNumpy'),
-    dict(type='GaussianBlur', magnitude_range=(0.1, 2.0), magnitude_std='inf', prob=0.5),
-    dict(type='RandomFlip', prob=0.5),
-]
+small = dict(size=96, scale=(0.05, 0.6))
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='NumpyToPIL', to_rgb=True),
     dict(
-        type='MultiView',
-        num_views=[1, 1, 6],
-        transforms=[{{_base_.first_view}}, {{_base_.second_view}}, small_crop],
+        type='RandomResizedCrops',
+        views=[{{_base_.full_size}}, {{_base_.full_size}}, *[small] * 6],
+        flip=0.5,
     ),
     dict(type='PackInputs'),
 ]
+data_preprocessor = dict(
+    views=[{{_base_.first_view}}, {{_base_.second_view}}, *[{{_base_.strong}}] * 6]
+)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,14 +1,9 @@
 # ResNet-50 with the projector and predictor of CoKe. Without distributed training, and on CPU,
-# mmengine and mmcoke turn SyncBN into BN.
+# mmengine and mmcoke turn SyncBN into BN. The data preprocessor comes with the data set.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 
 model = dict(
     type='CoKe',
-    data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-    ),
     backbone=dict(type='ResNet', depth=50, norm_cfg=norm_cfg, zero_init_residual=False),
     # BN after every layer, the last one included; in_channels follows the backbone
     neck=dict(
