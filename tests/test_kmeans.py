@@ -57,7 +57,8 @@ def test_the_objective_is_within_1_percent_of_lloyd_by_scikit_learn(data, seed):
 @pytest.mark.parametrize('data', [gaussian, blobs, digits])
 def test_spherical_clusters_are_those_of_lloyd_with_inner_products(data, seed):
     x = normalize(data(seed=seed), dim=1)
-    start = centers = x[torch.randperm(len(x))[:10]]
+    # Seeded: the reference leaves empty clusters empty, to which some starts lead.
+    start = centers = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:10]]
     for _ in range(20):
         one_hot = torch.eye(10)[(x @ centers.T).argmax(1)]
         centers = normalize(one_hot.T @ x, dim=1)
@@ -283,6 +284,7 @@ def test_rows_that_are_left_out_keep_their_nearest_centers(num_clusters, spheric
     x = 2 * points[label] + gaussian(4000, 12, seed=2)
     centers = x[:num_clusters].clone()
     nearest, searched = NearestCenters(x, num_clusters, spherical), []
+    nearest.settling = 0.05
     search = nearest._search
     nearest._search = lambda part: searched.append(len(x[part])) or search(part)
     for i in range(12):

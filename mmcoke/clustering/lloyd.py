@@ -23,6 +23,9 @@ SCORES_PER_CHUNK = dict(cpu=1 << 19, cuda=1 << 27)
 MIN_ROWS = 256
 NUM_GROUPS = 64
 EPS = torch.finfo(torch.float32).eps
+WORTH_BOUNDS = 1 << 15
+"""Multiplications per row."""
+
 SETTLING = 0.05
 """Share of changed labels from which on bounds pay; before, hardly a row could be left out."""
 
@@ -77,7 +80,9 @@ class NearestCenters:
     def __init__(self, x_AD: Tensor, num_clusters: int, spherical: bool = False) -> None:
         self.x_AD, self.spherical = x_AD, spherical
         self.label_A = x_AD.new_full((len(x_AD),), -1, dtype=torch.int64)
-        self.num_changed, self.settling = len(x_AD), SETTLING
+        self.num_changed = len(x_AD)
+        # Bounds cost more than a small product.
+        self.settling = SETTLING if num_clusters * x_AD.shape[1] >= WORTH_BOUNDS else 0.0
         self.group_size = max(8, math.ceil(num_clusters / NUM_GROUPS))
         num_columns = math.ceil(num_clusters / self.group_size) * self.group_size
         # Products are fastest with whole blocks of rows.
