@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -234,15 +233,6 @@ def test_two_views_are_refused(tmp_path):
     cfg.model.data_preprocessor.views *= 2
     with pytest.raises(ValueError, match=r'ODC trains on one view .* the pipeline made 2'):
         train(cfg)
-
-
-@pytest.mark.parametrize('method', METHODS)
-def test_missing_faiss_is_noticed_before_anything_starts(method, tmp_path, monkeypatch):
-    cfg = few(method, tmp_path)
-    runner = build_runner(cfg)
-    monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(ImportError, match='pip install faiss-cpu'):
-        runner.train()
 
 
 def test_impossible_settings_are_refused_with_the_remedy(tmp_path):

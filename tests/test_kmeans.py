@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from mmcoke.clustering import kmeans, pca_whiten
 from mmcoke.clustering.kmeans import fill_empty_clusters, split_in_two
+from mmcoke.clustering.lloyd import NearestCenters, means, on_sphere, split_largest
 
 # By its name, because the package's attribute of that name is the function.
 module = importlib.import_module('mmcoke.clustering.kmeans')
@@ -56,7 +57,8 @@ def test_the_objective_is_within_1_percent_of_lloyd_by_scikit_learn(data, seed):
 @pytest.mark.parametrize('data', [gaussian, blobs, digits])
 def test_spherical_clusters_are_those_of_lloyd_with_inner_products(data, seed):
     x = normalize(data(seed=seed), dim=1)
-    start = centers = x[torch.randperm(len(x))[:10]]
+    # Seeded: the reference leaves empty clusters empty, to which some starts lead.
+    start = centers = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:10]]
     for _ in range(20):
         one_hot = torch.eye(10)[(x @ centers.T).argmax(1)]
         centers = normalize(one_hot.T @ x, dim=1)
@@ -110,7 +112,7 @@ def test_no_cluster_is_empty_with_fewer_distinct_points_than_clusters(num_distin
     assert torch.bincount(label, minlength=10).min() >= 1
     assert result.num_filled >= 10 - num_distinct
     mean = torch.stack([x[label == k].mean(0) for k in range(10)])
-    # faiss moves the two centers of a cluster that it has just split apart by 1/1024.
+    # The two centers of a cluster that has just been split lie 1/1024 apart.
     expected = normalize(mean, dim=1) if spherical else mean
     torch.testing.assert_close(result.centers, expected, atol=0.005, rtol=0)
 
@@ -272,6 +274,46 @@ class TestGPU:
         monkeypatch.delattr('faiss.get_num_gpus', raising=False)
         kmeans(gaussian(), 10)
         assert not moved
+
+
+@pytest.mark.parametrize('spherical', [False, True])
+@pytest.mark.parametrize('num_clusters', [3, 70, 200])
+def test_rows_that_are_left_out_keep_their_nearest_centers(num_clusters, spherical):
+    generator = torch.Generator().manual_seed(1)
+    points, label = gaussian(num_clusters, 12), torch.arange(4000) % num_clusters
+    x = 2 * points[label] + gaussian(4000, 12, seed=2)
+    centers = x[:num_clusters].clone()
+    nearest, searched = NearestCenters(x, num_clusters, spherical), []
+    nearest.settling = 0.05
+    search = nearest._search
+    nearest._search = lambda part: searched.append(len(x[part])) or search(part)
+    for i in range(12):
+        if i % 3 == 2:  # one that jumps, and all that creep
+            centers[i % num_clusters] = x[99 * i] + 0.1
+        centers += 0.01 * torch.randn(centers.shape, generator=generator)
+        centers = on_sphere(centers) if spherical else centers
+        nearest.assign(centers)
+        product = x.double() @ centers.double().T
+        score = product if spherical else product - centers.double().square().sum(1) / 2
+        assert torch.equal(nearest.label_A, score.argmax(1))
+        centers = means(x, nearest.label_A, num_clusters, spherical)
+    assert sum(searched) < 12 * len(x)
+
+
+def test_empty_clusters_take_over_halves_of_the_then_largest_by_hand():
+    centers = torch.tensor([[4.0, 4.0], [0.0, 0.0], [8.0, 8.0], [0.0, 0.0]])
+    split_largest(centers, [6, 0, 10, 0])
+    # 2 of 10 is split into 5 and 5; then 0 of 6 into 3 and 3.
+    up, down = torch.tensor([1025.0, 1023.0]) / 1024, torch.tensor([1023.0, 1025.0]) / 1024
+    assert torch.equal(centers, torch.stack([4 * down, 8 * up, 8 * down, 4 * up]))
+
+
+def test_means_are_those_of_the_samples_and_directions_on_the_sphere():
+    x, label = torch.tensor([[3.0, 0.0], [1.0, 4.0], [0.0, 2.0]]), torch.tensor([1, 1, 0])
+    assert means(x, label, 2).tolist() == [[0.0, 2.0], [2.0, 2.0]]
+    half = 0.5**0.5
+    assert means(x, label, 2, True).flatten().tolist() == pytest.approx([0, 1, half, half])
+    assert on_sphere(torch.zeros(1, 2)).tolist() == [[1.0, 0.0]]
 
 
 def test_only_faiss_on_gpus_needs_faiss(monkeypatch):

@@ -5,7 +5,6 @@ import argparse
 import torch
 from mmengine.dist import is_main_process
 
-from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.evaluation.clusterings import kmeans_scores, own_scores
 
 from .frozen_network import extract_splits, load_config, progress_bar, report, run
@@ -17,7 +16,6 @@ def main(args: argparse.Namespace) -> None:
 
 def cluster(args: argparse.Namespace, device: torch.device) -> None:
     """Extract, cluster, compare, write the scores."""
-    import_faiss()  # missing, it would be missed only after all features are extracted
     cfg = load_config(args)
     x, y = extract_splits(args, cfg, (args.split,), device)[args.split]
     if not is_main_process():

@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 
 import mmcoke
 from mmcoke.clustering import kmeans
-from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.datasets import UnreadableImageError
 from mmcoke.evaluation.clusterings import spread_samples
@@ -64,8 +63,7 @@ def make_gallery(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """ValueError or ImportError, before the work, for what would fail after it."""
-    import_faiss()
+    """ValueError, before the work, for what would fail after it."""
     if Path(args.out).is_dir():
         raise ValueError(f'{args.out} is a folder. Give --out the name of a page in it.')
     check_num_clusters(args.num_clusters, len(image_files(args.folder)))

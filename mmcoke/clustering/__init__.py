@@ -1,6 +1,6 @@
 """The mathematics of mmcoke and all its state, as plain modules.
 
-Needs torch only, and k-means faiss.
+Needs torch only, and k-means on all GPUs faiss.
 """
 
 from .coke import CoKeLabeler

@@ -16,6 +16,8 @@ from .settings import SEED_RANGE, check_number, is_number
 
 BACKENDS = ('auto', 'cpu', 'gpu')
 CHUNK_SIZE = 1 << 16
+NUM_ROWS = 1 << 10
+"""Few enough to stay in the cache while several things are done with them."""
 
 
 class _LabelAndCenters(NamedTuple):
@@ -109,11 +111,12 @@ def kmeans(
 
 def objective_of(x_AD: Tensor, label_A: Tensor, centers_KD: Tensor, factor: float) -> float:
     """Sum of squared distances to the centers, of features that were multiplied by a factor."""
-    centers_KD = centers_KD.double()
+    if factor != 1:  # squares may lie outside float32
+        centers_KD = centers_KD.double()
     return sum(
-        (x_nD.double() / factor - centers_KD[label_n]).square().sum().item()
-        for x_nD, label_n in zip(x_AD.split(CHUNK_SIZE), label_A.split(CHUNK_SIZE), strict=True)
-    )
+        (x_nD.to(centers_KD.dtype) / factor - centers_KD[label_n]).square_().sum(1).double().sum()
+        for x_nD, label_n in zip(x_AD.split(NUM_ROWS), label_A.split(NUM_ROWS), strict=True)
+    ).item()
 
 
 def import_faiss() -> ModuleType:
@@ -162,13 +165,13 @@ def check_table(x_AD: Tensor) -> None:
 
 def check_finite(x_AD: Tensor) -> None:
     """ValueError if a feature is NaN or infinite, or cannot be held in float32."""
-    num_bad = sum((~x_nD.isfinite().all(1)).sum().item() for x_nD in x_AD.split(CHUNK_SIZE))
-    if num_bad:
+    size, limits = largest(x_AD), torch.finfo(torch.float32)
+    if not math.isfinite(size):
+        num_bad = sum((~x_nD.isfinite().all(1)).sum().item() for x_nD in x_AD.split(CHUNK_SIZE))
         raise ValueError(
             f'The features of {num_bad} of {len(x_AD)} samples are NaN or infinite. Lower the '
             'learning rate or check the images.'
         )
-    size, limits = largest(x_AD), torch.finfo(torch.float32)
     if x_AD.dtype == torch.float64 and size and not limits.tiny <= size <= limits.max:
         raise ValueError(
             f'The largest feature is {size:.2g}, but float32 ends at {limits.tiny:.2g} and '
@@ -177,10 +180,11 @@ def check_finite(x_AD: Tensor) -> None:
 
 
 def largest(x_AD: Tensor) -> float:
-    """Largest absolute value; 0 of no values."""
+    """Largest absolute value; 0 of no values, NaN if one is NaN."""
     chunks = x_AD.split(CHUNK_SIZE) if x_AD.numel() else ()
     # Not abs(): that of the least int64 is negative.
-    return max((abs(end.item()) for x_nD in chunks for end in x_nD.aminmax()), default=0)
+    ends = [abs(end.item()) for x_nD in chunks for end in x_nD.aminmax()]
+    return math.nan if any(map(math.isnan, ends)) else max(ends, default=0)
 
 
 def rows_of(x_AD: Tensor, device: torch.device | str) -> Tensor:

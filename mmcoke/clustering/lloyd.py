@@ -23,6 +23,9 @@ SCORES_PER_CHUNK = dict(cpu=1 << 19, cuda=1 << 27)
 MIN_ROWS = 256
 NUM_GROUPS = 64
 EPS = torch.finfo(torch.float32).eps
+WORTH_BOUNDS = 1 << 15
+"""Multiplications per row."""
+
 SETTLING = 0.05
 """Share of changed labels from which on bounds pay; before, hardly a row could be left out."""
 
@@ -78,13 +81,16 @@ class NearestCenters:
         self.x_AD, self.spherical = x_AD, spherical
         self.label_A = x_AD.new_full((len(x_AD),), -1, dtype=torch.int64)
         self.num_changed = len(x_AD)
+        # Bounds cost more than a small product.
+        self.settling = SETTLING if num_clusters * x_AD.shape[1] >= WORTH_BOUNDS else 0.0
         self.group_size = max(8, math.ceil(num_clusters / NUM_GROUPS))
         num_columns = math.ceil(num_clusters / self.group_size) * self.group_size
         # Products are fastest with whole blocks of rows.
         num_rows = SCORES_PER_CHUNK[x_AD.device.type] // num_columns // MIN_ROWS * MIN_ROWS
         num_rows = max(MIN_ROWS, num_rows)
         self.score = x_AD.new_empty(min(len(x_AD), num_rows), num_columns)
-        # Columns beyond K have no center.
+        # Columns beyond K have no center. The groups take turns: vector instructions then compare
+        # many at once.
         self.centers_DK = x_AD.new_zeros(x_AD.shape[1], num_columns)
         self.bias_K = x_AD.new_full((num_columns,), -math.inf)
         self.upper_A = self.lower_AG = self.square_A = None
@@ -99,7 +105,7 @@ class NearestCenters:
         rows = None
         if self.lower_AG is not None:
             rows = self._undecided((self.centers_DK - before_DK).norm(dim=0))
-        elif self.num_changed <= SETTLING * len(self.x_AD):
+        elif self.num_changed <= self.settling * len(self.x_AD):
             self._start_bounds()
         for part in self._chunks() if rows is None else rows.split(len(self.score)):
             self._search(part)
@@ -117,7 +123,7 @@ class NearestCenters:
         if self.lower_AG is not None:
             own_n1 = score_nK.gather(1, label_n[:, None])
             others_nK = score_nK.scatter_(1, label_n[:, None], -math.inf)
-            others_nG = others_nK.unflatten(1, (-1, self.group_size)).amax(2)
+            others_nG = others_nK.unflatten(1, (self.group_size, -1)).amax(1)
             self.upper_A[part] = self._distance(own_n1, part, 1)[:, 0]
             self.lower_AG[part] = self._distance(others_nG, part, -1)
 
@@ -129,7 +135,7 @@ class NearestCenters:
         return (constant_n1 + rounding_n1 - 2 * score_nX).clamp_(min=0).sqrt_()
 
     def _start_bounds(self) -> None:
-        self.square_A = self.x_AD.square().sum(1)
+        self.square_A = torch.linalg.vector_norm(self.x_AD, dim=1).square()
         self.upper_A = torch.empty_like(self.square_A)
         self.lower_AG = self.x_AD.new_empty(len(self.x_AD), len(self.bias_K) // self.group_size)
 
@@ -140,11 +146,14 @@ class NearestCenters:
         margin_A = self.lower_AG.amin(1) - self.upper_A
         far, share = far_centers(moved_K, margin_A)
         if share > 0.9:
+            # Too early: the next try is when far fewer labels change.
+            self.upper_A = self.lower_AG = None
+            self.settling /= 4
             return None
         near_K = moved_K.index_fill(0, far, 0)
-        self.lower_AG -= near_K.unflatten(0, (-1, self.group_size)).amax(1)
+        self.lower_AG -= near_K.unflatten(0, (self.group_size, -1)).amax(0)
         if len(far):
-            groups = (far // self.group_size).unique()
+            groups = (far % self.lower_AG.shape[1]).unique()
             for part in self._chunks():
                 far_n1 = self._distance_to_others(far, part)
                 self.lower_AG[part, groups] = self.lower_AG[part, groups].minimum(far_n1)

@@ -11,7 +11,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmcoke.clustering import KMeansResult
-from mmcoke.clustering.kmeans import import_faiss
 from mmcoke.clustering.settings import check_number
 from mmcoke.datasets.loading import add_to_listing, plain_pipeline, skips_unreadable
 from mmcoke.datasets.wrappers import with_pipelines, without_repetition
@@ -47,10 +46,6 @@ class RefitHook(LabelerHook):
         check_number('batch_size', batch_size, '[1, inf)', whole=True)
         check_number('num_workers', num_workers, '[0, inf)', whole=True)
         self.pipeline, self.batch_size, self.num_workers = pipeline, batch_size, num_workers
-
-    def before_run(self, runner: Runner) -> None:
-        super().before_run(runner)
-        import_faiss()  # missing, it would be missed only after all features are extracted
 
     def num_fits_due(self, runner: Runner) -> int:
         """Clusterings that an epoch which begins now must have behind it."""
