@@ -60,8 +60,8 @@ def main() -> None:
     init_default_scope('mmcoke')
     torch.backends.cudnn.benchmark = True
     cfg = Config.fromfile(CONFIG).model
-    norm = dict(type='BN')  # of one process
-    cfg.backbone.norm_cfg = cfg.neck.norm_cfg = cfg.head.norm_cfg = norm
+    cfg.backbone.norm_cfg = dict(type='BN')  # of one process
+    cfg.neck.norm_cfg = cfg.head.norm_cfg = dict(type='BN1d')
     cfg.data_preprocessor.channels_last = not args.plain
     coke = network(cfg, args)
     coke.init_labelers(NUM_SAMPLES)

@@ -72,7 +72,9 @@ def double(record):
     return dict(record, img=record['img'] * 2)
 
 
-@pytest.mark.parametrize('pipeline', [FLIP, COLOUR, [double, *RESIZE]], ids=str)
+@pytest.mark.parametrize(
+    'pipeline', [FLIP, COLOUR, [double, *RESIZE]], ids=['flip', 'colour', 'own']
+)
 def test_what_differs_every_time_is_done_one_by_one(pipeline, colour):
     dataset = InMemoryImages(colour, pipeline=pipeline)
     assert isinstance(dataset.__getitems__([0, 1]), list)

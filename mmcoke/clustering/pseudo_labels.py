@@ -317,15 +317,14 @@ def label_shares(label_NS: Tensor, weight_NS: Tensor, temperature: float) -> Ten
 
     A sample without any average counts as its newest label; without that, as nothing.
     """
-    fresh_N = (weight_NS.sum(-1) == 0) & (label_NS[..., 0] != UNASSIGNED)
-    first_S = torch.arange(weight_NS.shape[-1], device=weight_NS.device) == 0
-    weight_NS = weight_NS + (fresh_N[..., None] & first_S)
     # The largest is taken off first: the shares are the same, and exp cannot overflow. At the
     # least temperature that float32 can divide by, all but the largest vanish anyway.
+    largest_N1 = weight_NS.amax(-1, keepdim=True)
     least = torch.finfo(weight_NS.dtype).tiny
-    below_NS = weight_NS - weight_NS.amax(-1, keepdim=True)
-    share_NS = torch.exp(below_NS / max(temperature, least)) * (weight_NS > 0)
-    return share_NS / share_NS.sum(-1, keepdim=True).clamp(min=1)
+    share_NS = ((weight_NS - largest_N1) / max(temperature, least)).exp_().mul_(weight_NS > 0)
+    share_NS /= share_NS.sum(-1, keepdim=True).clamp_(min=1)
+    share_NS[..., 0] += (largest_N1[..., 0] == 0) & (label_NS[..., 0] != UNASSIGNED)
+    return share_NS
 
 
 def dense_targets(place_NS: Tensor, share_NS: Tensor, num_clusters: int) -> Tensor:

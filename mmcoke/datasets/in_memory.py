@@ -103,6 +103,7 @@ def prepare(dataset: BaseDataset, pipeline: Compose) -> Tensor | None:
     """
     *transforms, last = getattr(pipeline, 'transforms', None) or [None]
     packs = type(last) is PackInputs and last.input_key == 'img'
+    packs = packs and 'sample_idx' in last.meta_keys  # else the pipeline withholds it
     if not packs or any(map(is_own, transforms)):
         return None
     steady = Compose(transforms)

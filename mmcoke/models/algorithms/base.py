@@ -249,15 +249,18 @@ def global_batch(x_nD: Tensor, idx_n: Tensor) -> tuple[Tensor, Tensor, slice]:
     return torch.cat(all_gather(x_nD)), torch.cat(all_gather(idx_n)), own
 
 
-def sample_indices(data_samples: list | None, device: torch.device) -> Tensor:
+def sample_indices(data_samples: list | Tensor | None, device: torch.device) -> Tensor:
     """Index of each image in the data set, int64 (n,).
 
     Args:
-        data_samples: of mmpretrain, or of mmselfsup.
+        data_samples: of mmpretrain, or of mmselfsup; or the indices (n,), which are what
+            preprocessors of mmpretrain make of a batch without data samples.
 
     Raises:
         ValueError: if the data samples do not carry it.
     """
+    if isinstance(data_samples, Tensor):
+        return data_samples.to(device, non_blocking=True)
     if not data_samples or any('sample_idx' not in sample for sample in data_samples):
         raise ValueError(
             'The data samples have no sample_idx, by which the label of an image is found. Use a '

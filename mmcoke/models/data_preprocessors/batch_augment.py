@@ -34,6 +34,7 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
             ``mmcoke.augmentation.OPERATIONS`` or in ``kornia.augmentation`` as ``type``, and its
             arguments. Images are in [0, 1] there.
         channels_last: give out images that lie in memory pixel by pixel.
+        non_blocking: do not let the host wait for copies from pinned memory.
         mean, std, and others: see ``SelfSupDataPreprocessor``; in units of 0 ... 255.
 
     Raises:
@@ -41,8 +42,15 @@ class BatchAugmentPreprocessor(SelfSupDataPreprocessor):
             is no view.
     """
 
-    def __init__(self, views: list[list[dict]], *, channels_last: bool = False, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        views: list[list[dict]],
+        *,
+        channels_last: bool = False,
+        non_blocking: bool = True,
+        **kwargs,
+    ) -> None:
+        super().__init__(non_blocking=non_blocking, **kwargs)
         if not views:
             raise ValueError('views must have the augmentations of at least one view.')
         self.views = nn.ModuleList(View(map(build, view)) for view in views)

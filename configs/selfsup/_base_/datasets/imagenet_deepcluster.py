@@ -34,7 +34,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,  # all processes need batches of one size
     sampler=dict(type='TruncatedSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='mmcoke.unlabelled_batch'),
     dataset=dict(
         type='CustomDataset',
         data_root='data/imagenet/',
