@@ -1,9 +1,9 @@
 # CoKe, one view, ResNet-18, on a folder of your own unlabelled images (subfolders are fine).
 #
-#   python tools/train.py configs/selfsup/coke/coke_r18_1xb256_folder.py --amp \
+#   python tools/train.py configs/selfsup/coke/coke_r18_1xb256_folder.py \
 #       --cfg-options train_dataloader.dataset.data_root=/path/to/images
 #
-# Hardware: 1 GPU (without one it runs on CPU, slowly; leave --amp out). Not run to the end by this
+# Hardware: 1 GPU (without one it runs on CPU, slowly). Not run to the end by this
 # project. Rule of thumb for n images: num_clusters around n / 100, n / 50 and n / 25, within 10 ...
 # 5000; dual_lr: see docs/methods/coke.md.
 _base_ = [

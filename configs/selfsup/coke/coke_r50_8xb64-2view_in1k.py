@@ -1,6 +1,6 @@
 # CoKe, two views: the published recipe (Qian et al., CVPR 2022), 1000 epochs and the zero-lr one.
 #
-#   bash tools/dist_train.sh configs/selfsup/coke/coke_r50_8xb64-2view_in1k.py 8 --amp
+#   bash tools/dist_train.sh configs/selfsup/coke/coke_r50_8xb64-2view_in1k.py 8
 #
 # Hardware: 8 GPUs. Time: not measured. Expected: 74.9 % ImageNet linear top-1 (published, with
 # 8 x 128 images; lr and dual_lr are scaled to 8 x 64). Not run at this scale by this project.

@@ -1,7 +1,7 @@
 # CoKe, 2 x 224 + 6 x 96 crops: the published recipe (Qian et al., CVPR 2022), 800 epochs and the
 # zero-lr one.
 #
-#   bash tools/dist_train.sh configs/selfsup/coke/coke_r50_8xb64-mcrop_in1k.py 8 --amp
+#   bash tools/dist_train.sh configs/selfsup/coke/coke_r50_8xb64-mcrop_in1k.py 8
 #
 # Hardware: 8 GPUs. Time: not measured. Expected: 76.4 % ImageNet linear top-1 (published, with
 # 8 x 128 images; lr and dual_lr are scaled to 8 x 64). Not run at this scale by this project.

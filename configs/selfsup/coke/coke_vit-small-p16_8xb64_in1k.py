@@ -1,7 +1,7 @@
 # CoKe, one view, ViT-S/16. Not a published recipe: AdamW with the settings that DINO uses for this
 # backbone (Caron et al., ICCV 2021), the rest as for ResNet-50.
 #
-#   bash tools/dist_train.sh configs/selfsup/coke/coke_vit-small-p16_8xb64_in1k.py 8 --amp
+#   bash tools/dist_train.sh configs/selfsup/coke/coke_vit-small-p16_8xb64_in1k.py 8
 #
 # Hardware: 8 GPUs. Not run at this scale by this project.
 _base_ = [

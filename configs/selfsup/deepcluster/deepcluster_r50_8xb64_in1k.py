@@ -1,6 +1,6 @@
 # DeepCluster with ResNet-50: the recipe of OpenMMLab's model zoo, after Caron et al., ECCV 2018.
 #
-#   bash tools/dist_train.sh configs/selfsup/deepcluster/deepcluster_r50_8xb64_in1k.py 8 --amp
+#   bash tools/dist_train.sh configs/selfsup/deepcluster/deepcluster_r50_8xb64_in1k.py 8
 #
 # Hardware: 8 GPUs, 11 GB of memory for the features of all images on the main process's machine.
 # Time: not measured. Expected: not published without the Sobel filter (with it, see

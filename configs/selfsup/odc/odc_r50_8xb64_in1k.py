@@ -1,6 +1,6 @@
 # ODC with ResNet-50: the recipe of OpenMMLab's model zoo, after Zhan et al., CVPR 2020.
 #
-#   bash tools/dist_train.sh configs/selfsup/odc/odc_r50_8xb64_in1k.py 8 --amp
+#   bash tools/dist_train.sh configs/selfsup/odc/odc_r50_8xb64_in1k.py 8
 #
 # Hardware: 8 GPUs; the memory takes 1.3 GB on each (clustering.memory_device='cpu': of each
 # process's host memory; shard_memory=True: 1/8 of it). Time: not measured. Expected: 78.42 % VOC07
