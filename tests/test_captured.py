@@ -13,6 +13,7 @@ from mmengine.hooks import LoggerHook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
+from mmcoke.clustering import CoKeLabeler
 from mmcoke.engine import captured
 from mmcoke.engine.captured import CapturedTrainLoop, obstacle
 from mmcoke.engine.launch import build_runner, train
@@ -209,6 +210,17 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
             losses = model.loss(inputs, None, idx)
             losses['loss'].backward()
             assert losses['loss'].device.type == 'meta'
+
+
+def test_a_labeler_of_one_head_asks_nothing_of_the_device_either(monkeypatch):
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+    labeler = CoKeLabeler(100, 8, 4, average_from_epoch=1).to('meta')
+    idx = torch.empty(64, dtype=torch.int64, device='meta')
+    for epoch in range(4):
+        labeler.set_epoch(epoch)
+        target = labeler.step(torch.empty(64, 4, device='meta'), idx, slice(8))
+        assert target.device.type == 'meta'
+        assert target.shape == ((8, 8) if epoch > 1 else (8,))
 
 
 def test_lars_reads_its_rate_from_a_tensor():

@@ -345,20 +345,35 @@ def step(
     changed_H = (previous_HN != label_HN).float().mean(1)
     state.changed_H2.add_(torch.stack([changed_H, torch.ones_like(changed_H)], 1))
 
-    new_Hn, label_Hn = previous_HN[:, own] == UNASSIGNED, label_HN[:, own]
+    previous_Hn, label_Hn = previous_HN[:, own], label_HN[:, own]
     if phase < 2:
-        return list(torch.where(new_Hn, label_Hn, previous_HN[:, own]))
-    label_HnS, weight_HnS = (x_HNS[:, own] for x_HNS in old_HNS)
-    share_HnS = label_shares(label_HnS, weight_HnS, first.labels.temperature)
-    # A sample without a label has no shares so far.
-    first_slot = torch.arange(share_HnS.shape[-1], device=share_HnS.device) == 0
-    place_HnS = torch.where(new_Hn[..., None], label_Hn[..., None], label_HnS.clamp(min=0))
-    share_HnS = share_HnS + (new_Hn[..., None] & first_slot)
-    place_HnS = place_HnS + torch.as_tensor(rule.first_H1)[..., None]
-    target_nC = dense_targets(
-        place_HnS.transpose(0, 1).flatten(1), share_HnS.transpose(0, 1).flatten(1), len(size_C)
-    )
+        return list(torch.where(previous_Hn == UNASSIGNED, label_Hn, previous_Hn))
+    slots_HnS = [x_HNS[:, own] for x_HNS in old_HNS]
+    new_Hn = previous_Hn == UNASSIGNED
+    target_nC = soft_targets(slots_HnS, label_Hn, new_Hn, rule, first.labels.temperature)
     return list(target_nC.split(rule.sizes, 1))
+
+
+def soft_targets(
+    slots_HnS: list[Tensor], label_Hn: Tensor, new_Hn: Tensor, rule: Rule, temperature: float
+) -> Tensor:
+    """Soft targets of all heads (n, C), from their slots.
+
+    Args:
+        slots_HnS: labels and weights, see :func:`slots`.
+        label_Hn: the labels just assigned.
+        new_Hn: which samples had no label, so they count as that one.
+        rule: of the clusters.
+        temperature: of the averages.
+    """
+    place_HnS, weight_HnS = slots_HnS
+    share_HnS = label_shares(place_HnS, weight_HnS, temperature)
+    share_HnS[..., 0] += new_Hn  # it has no shares so far
+    place_HnS = torch.where(new_Hn[..., None], label_Hn[..., None], place_HnS.clamp(min=0))
+    if isinstance(rule.first_H1, Tensor):
+        place_HnS = place_HnS + rule.first_H1[..., None]
+    place_nX, share_nX = (x.transpose(0, 1).flatten(1) for x in (place_HnS, share_HnS))
+    return dense_targets(place_nX, share_nX, sum(rule.sizes))
 
 
 def write(
