@@ -25,8 +25,8 @@ class EpochLoop(EpochBasedTrainLoop):
 
     Args:
         runner, dataloader, and others: see ``EpochBasedTrainLoop``.
-        compile_network: where there is a GPU, compile backbone and neck (torch.compile): faster,
-            and the same results but for rounding.
+        compile_network: where there is a GPU, compile augmentation in batch, backbone and neck
+            (torch.compile): faster, and the same results but for rounding.
     """
 
     def __init__(self, runner: Runner, *args, compile_network: bool = False, **kwargs) -> None:
@@ -116,8 +116,10 @@ class EpochLoop(EpochBasedTrainLoop):
 
 
 def compile_parts(model: nn.Module) -> None:
-    """Compile what is neither clustering nor loss."""
-    for part in (model.backbone, model.neck):
+    """Compile what is neither clustering nor loss: network, and on a GPU the views made there."""
+    on_gpu = next(model.parameters()).is_cuda
+    views = getattr(model.data_preprocessor, 'views', ()) if on_gpu else ()
+    for part in (*views, model.backbone, model.neck):
         if part is not None:
             part.compile()
 

@@ -1,12 +1,12 @@
 """The losses of CoKe (Qian et al., CVPR 2022)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.utils.rnn import pad_sequence
 
 
 def cluster_logits(x_nD: Tensor, centers_KD: Tensor, temperature: float) -> Tensor:
@@ -154,21 +154,30 @@ def cross_entropies(
         float32 (B,).
     """
     with torch.autocast(x_BnD.device.type, enabled=False), torch.no_grad():
-        centers_HKD = pad_sequence([c_KD.float() for c_KD in centers], batch_first=True)
-        absent_HK = padding_of(centers)
-        target = join_targets(targets, centers_HKD.shape[1])
+        place_HK, absent_HK = padding(tuple(map(len, centers)), x_BnD.device)
+        centers_HKD = torch.cat(list(centers)).float()[place_HK]
+        target = join_targets(targets, place_HK.shape[1])
     options = dict(references=references or (), label_weight=label_weight, temperature=temperature)
     return _CrossEntropies.apply(
         x_BnD, centers_HKD, absent_HK, target, chunk_size or x_BnD.shape[1], options
     )
 
 
-def padding_of(centers: Sequence[Tensor]) -> Tensor:
-    """0 where a clustering has a cluster, else as good as -inf: float32 (H, K of the largest)."""
-    # Finite: 0 times it is 0.
-    absent = torch.finfo(torch.float32).min / 4
-    zeros = [c_KD.new_zeros(len(c_KD), dtype=torch.float32) for c_KD in centers]
-    return pad_sequence(zeros, batch_first=True, padding_value=absent)
+@lru_cache(maxsize=32)
+def padding(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """How clusterings of different sizes become one table, all as wide as the largest.
+
+    Returns:
+        Where each cluster is among all, int64 (H, K of the largest), and 0 where there is such a
+        cluster, else as good as -inf: float32 of the same shape. Kept, so that no step sends them.
+    """
+    absent = torch.finfo(torch.float32).min / 4  # finite: 0 times it is 0
+    place_HK = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
+    absent_HK = torch.full(place_HK.shape, absent)
+    for head, size in enumerate(sizes):
+        place_HK[head, :size] = torch.arange(size) + sum(sizes[:head])
+        absent_HK[head, :size] = 0
+    return place_HK.to(device), absent_HK.to(device)
 
 
 def join_targets(targets: Sequence[Tensor], num_clusters: int) -> Tensor:
