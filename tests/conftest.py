@@ -160,7 +160,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope='session', autouse=True)
 def unformatted_configs():
-    """mmengine formats a config for every checkpoint and four times in a run, 0.3 s each."""
+    """A run formats its config, which takes 0.3 s."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
         yield

@@ -1,5 +1,7 @@
 """Saving during training: a good checkpoint is always there, and trouble is told in one line."""
 
+import copy
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from mmengine.runner import runner as mmengine_runner
 
 from mmcoke.engine import checkpoint as checkpoints
 from mmcoke.engine.checkpoint import checkpoint_to_resume
+from mmcoke.engine.config_text import FormattedOnce
 from mmcoke.engine.hooks import CheckpointHook
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.files import read_checkpoint
@@ -101,6 +104,36 @@ def test_the_best_checkpoint_is_replaced_after_the_new_one_is_whole(tmp_path, mo
     first, second = ('best_acc_epoch_1.pth', 'best_acc_epoch_2.pth')
     assert seen == [[first], [first, second], [second]]
     assert names(cfg.work_dir) == [second]
+
+
+@pytest.fixture
+def formatted(monkeypatch):
+    """Texts that were formatted."""
+    texts = []
+    monkeypatch.setattr(
+        'mmengine.config.config.FormatCode',
+        lambda text, **_: (texts.append(text), (text + '# formatted', True))[1],
+    )
+    return texts
+
+
+def test_a_run_formats_its_config_once_for_all_its_checkpoints(tiny_config, formatted):
+    tiny_config.default_hooks.checkpoint.max_keep_ckpts = -1
+    train(tiny_config)
+    assert len(formatted) == 1
+    for name in names(tiny_config.work_dir):
+        saved = read_checkpoint(Path(tiny_config.work_dir) / name)
+        assert saved['meta']['cfg'] == f'{formatted[0]}# formatted'
+    assert len(names(tiny_config.work_dir)) == 3
+
+
+def test_the_text_of_a_config_follows_its_changes(tiny_config, formatted):
+    cfg = FormattedOnce.of(tiny_config)
+    assert cfg.pretty_text == tiny_config.pretty_text == copy.deepcopy(cfg).pretty_text
+    cfg.model.head.temperature = 0.77
+    assert 'temperature=0.77' in cfg.pretty_text
+    assert pickle.loads(pickle.dumps(cfg)).pretty_text == cfg.pretty_text
+    assert len(formatted) == 4  # ours, theirs, after the change, what was pickled
 
 
 def test_leftovers_of_a_killed_run_go_when_training_starts(tiny_config):

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcoke import files
 from mmcoke.cli.train import load_config
-from mmcoke.engine.checkpoint import checkpoint_to_resume
+from mmcoke.engine.checkpoint import _described, checkpoint_to_resume, described
 from mmcoke.engine.launch import build_runner, train
-from mmcoke.engine.work_dir import LOCK, saved_optimizer, taken, without_workers
-from mmcoke.files import locked
+from mmcoke.engine.work_dir import LOCK, resume_last, saved_optimizer, taken, without_workers
+from mmcoke.files import check_sums, locked
 
 
 @pytest.fixture
@@ -115,6 +116,35 @@ def test_resume_takes_the_last_checkpoint_and_else_the_weights_of_the_config(tmp
     last = str(checkpoint(folder / 'epoch_2.pth'))
     cfg = load_config(args)
     assert (cfg.resume, cfg.load_from) == (True, last)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Names of the checkpoints that were read, one for each time."""
+    names = []
+    monkeypatch.setattr(
+        files, 'check_sums', lambda f: (names.append(Path(f.name).name), check_sums(f))
+    )
+    return names
+
+
+@pytest.mark.parametrize('epochs', [1, 2])
+def test_a_checkpoint_is_read_once_to_be_judged_and_once_to_be_loaded(cfg, read, epochs):
+    """Whether the run is finished or goes on; nothing of it is kept."""
+    train(cfg)
+    cfg.train_cfg.max_epochs = epochs
+    resume_last(cfg)  # as tools/train.py --resume does first
+    train(cfg)
+    assert read == ['epoch_1.pth', 'epoch_1.pth']
+    assert _described.cache_info().currsize == 0
+
+
+def test_a_checkpoint_that_changes_is_judged_anew(tmp_path, read):
+    path = checkpoint(tmp_path / 'epoch_1.pth')
+    assert described(path)['a'] == described(path)['a'] == 1
+    checkpoint(path, a=2)
+    assert described(path)['a'] == 2
+    assert len(read) == 2
 
 
 def test_what_cannot_be_resumed_is_refused_with_the_remedy(cfg):

@@ -1,9 +1,11 @@
 """mmengine's side of checkpoints: written whole, found again."""
 
 import errno
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from shlex import quote
 
@@ -80,7 +82,7 @@ def checkpoint_to_resume(work_dir: str | Path, checkpoint: str | None = None) ->
     if checkpoint is None or '://' in checkpoint:
         return checkpoint
     try:
-        read_checkpoint(checkpoint, map_location='meta')
+        described(checkpoint)
     except (OSError, ValueError) as error:
         damaged = Path(checkpoint).resolve()
         good = next(good_checkpoints(p for p in saved if p.resolve() != damaged), None)
@@ -89,6 +91,28 @@ def checkpoint_to_resume(work_dir: str | Path, checkpoint: str | None = None) ->
         )
         raise ValueError(f'Cannot resume: {error} {remedy}') from error
     return checkpoint
+
+
+def described(path: str | Path) -> dict:
+    """A checkpoint that is whole, without the values of its tensors; not to be changed.
+
+    The start of a run asks several times. The file is read once, unless it changes, until
+    :func:`forget_described`.
+
+    Raises as :func:`~mmcoke.files.read_checkpoint`.
+    """
+    status = os.stat(path)
+    return _described(str(path), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _described(path: str, mtime_ns: int, size: int) -> dict:
+    return read_checkpoint(path, map_location='meta')
+
+
+def forget_described() -> None:
+    """Free what :func:`described` has kept, the history of the losses above all."""
+    _described.cache_clear()
 
 
 def last_checkpoint(work_dir: str | Path, saved: list[Path]) -> str | None:

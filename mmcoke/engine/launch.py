@@ -20,9 +20,11 @@ from .batch_size import AccumulationAwareRunner
 from .checkpoint import (
     WorkDirError,
     concerns,
+    forget_described,
     require_writable,
     work_dir_error,
 )
+from .config_text import FormattedOnce
 from .hooks import InterruptionHook
 from .interruption import Interrupted, StopSignals, say, way_on
 from .loops import EpochLoop, compile_parts
@@ -85,8 +87,10 @@ def run(
         runner.train_loop.loading = watch.loading
     if compile_network:
         compile_parts(unwrap(runner.model))
+    is_done = is_finished(cfg)
+    forget_described()
     try:
-        model = finished(runner) if is_finished(cfg) else runner.train()
+        model = finished(runner) if is_done else runner.train()
         return unwrap(model), None
     except Interrupted as stop:
         if stop.checkpoint is None:
@@ -130,7 +134,7 @@ def build_runner(
     join_processes(cfg, launcher)
     if torch.cuda.is_available():
         use_bfloat16(cfg)
-    runner = AccumulationAwareRunner.from_cfg(cfg)
+    runner = AccumulationAwareRunner.from_cfg(FormattedOnce.of(cfg))
     if isinstance(runner._train_loop, dict):
         runner._train_loop = with_epoch_loop(runner._train_loop)
         runner.register_hook(InterruptionHook(signals))

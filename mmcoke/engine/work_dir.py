@@ -12,9 +12,9 @@ from shlex import quote
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmcoke.files import locked, read_checkpoint
+from mmcoke.files import locked
 
-from .checkpoint import checkpoint_to_resume, saved_checkpoints
+from .checkpoint import checkpoint_to_resume, described, saved_checkpoints
 
 LOCK = '.running'
 RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
@@ -76,7 +76,7 @@ def choose_start(cfg: Config) -> None:
     else:
         cfg.load_from = checkpoint_to_resume(cfg.work_dir, cfg.load_from)
     if cfg.resume and '://' not in cfg.load_from:
-        check_resumable(cfg, read_checkpoint(cfg.load_from, map_location='meta'))
+        check_resumable(cfg, described(cfg.load_from))
 
 
 def is_in(checkpoint: str, folder: str | Path) -> bool:
@@ -120,7 +120,7 @@ def is_finished(cfg: Config) -> bool:
     """Whether all epochs of the run to resume are done; then a line says so."""
     if not cfg.get('resume') or '://' in cfg.load_from:
         return False
-    done = read_checkpoint(cfg.load_from, map_location='meta')['meta']
+    done = described(cfg.load_from)['meta']
     finished = done['epoch'] == num_epochs(cfg)
     if finished:
         say(
