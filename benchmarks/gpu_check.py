@@ -102,6 +102,20 @@ def check_faiss() -> str:
     return f'objective {two.objective / one.objective:.5f} of that on the CPU'
 
 
+def check_synchronizations() -> str:
+    """No step of training waits for the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / 'out.json'
+        options = ['--json', str(file), '--device', DEVICE]
+        command = [sys.executable, str(HERE / 'synchronizations.py'), *options]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found = json.loads(file.read_text())
+    device = found.pop('device')
+    assert not any(found.values()), f'on {device}: {found}'
+    return f'none, on {device}'
+
+
 def tests() -> str:
     """The tests marked gpu; those that fail, with their reasons."""
     command = [
@@ -192,6 +206,7 @@ def main() -> None:
         random_numbers=check_random_numbers,
         kmeans=check_kmeans,
         faiss=check_faiss,
+        synchronizations=check_synchronizations,
         tests=tests,
     )
     rows = [('cifar10_step.py', *steps), ('resnet50_step.py',), ('lars.py',)]
