@@ -164,6 +164,7 @@ def test_a_checkpoint_within_an_epoch_refuses_other_epochs_and_loops(tmp_path):
     with pytest.raises(ValueError, match=r'middle of an epoch of 9 batches of 32 .* is 18 '):
         train(other)
     cfg.load_from = str(saved(cfg)[0])
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=cfg.train_cfg.max_epochs)
     runner = Runner.from_cfg(cfg)
     with pytest.raises(ValueError, match='EpochBasedTrainLoop cannot go on'):
         runner.train()
