@@ -102,7 +102,8 @@ def fork(function, *arguments, said, **environment):
 
 def in_child(function, arguments, said, environment):
     os.environ.update(environment)
-    torch.set_num_threads(1)  # as torchrun does; and threads do not outlive a fork, either
+    torch.set_num_threads(1)  # as torchrun does
+    torch.set_num_threads = lambda number: None  # threads do not outlive a fork: it would hang
     torch.cuda.is_available = lambda: False
     mmengine.device.utils.DEVICE = 'cpu'
     MMLogger._instance_dict.clear()  # they would write to where the parent does
@@ -148,6 +149,8 @@ def fork_ranks(num_processes, tool, *arguments, folder):
         for rank in range(num_processes)
     ]
     for process in processes:
+        process.join(300)
+        process.kill()  # one that hangs; its exit code then says so
         process.join()
     return [process.exitcode for process in processes], '\n'.join(x.read_text() for x in said)
 
