@@ -130,7 +130,8 @@ def test_training_goes_on_from_their_checkpoint(method, tmp_path, image_folder):
         }
     )
     cfg.custom_hooks[0].num_workers = 0
-    cfg.train_dataloader.dataset.pipeline[2].size = cfg.custom_hooks[0].pipeline[3].size = 32
+    cfg.train_dataloader.dataset.pipeline[0].views[0].size = 32
+    cfg.custom_hooks[0].pipeline[3].size = 32
     model = train(cfg)
     for name, value in torch.load(path)['state_dict'].items():
         if name.startswith('backbone') and 'running' not in name and 'tracked' not in name:

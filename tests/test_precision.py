@@ -22,7 +22,7 @@ def test_amp_leaves_clustering_and_loss_in_float32(tiny_config, monkeypatch, dty
     model.init_labelers(20)
     seen = {}
     model.backbone.register_forward_hook(lambda *a: seen.update(network=a[-1][0].dtype))
-    step = model.labelers[0].step
+    step = model.labelers.step
 
     def spy_step(x_ND, idx_N, own):
         seen['clustered'] = x_ND.dtype
@@ -30,21 +30,22 @@ def test_amp_leaves_clustering_and_loss_in_float32(tiny_config, monkeypatch, dty
 
     # The module; the package has its function under the same name.
     losses = sys.modules['mmcoke.losses.coke_loss']
-    logits = losses.cluster_logits
+    inner = losses.chunk_cross_entropies
 
-    def spy_logits(*args):
-        result = logits(*args)
-        seen['logits'] = result.dtype
+    def spy_losses(x_BmD, *args, **kwargs):
+        result = inner(x_BmD, *args, **kwargs)
+        seen.update(classified=x_BmD.dtype, losses=result[0].dtype, gradient=result[1].dtype)
         return result
 
-    monkeypatch.setattr(model.labelers[0], 'step', spy_step)
-    monkeypatch.setattr(losses, 'cluster_logits', spy_logits)
+    monkeypatch.setattr(model.labelers, 'step', spy_step)
+    monkeypatch.setattr(losses, 'chunk_cross_entropies', spy_losses)
     samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in range(16)]
     with torch.autocast('cpu', dtype):
         loss = model.loss(torch.randn(16, 1, 16, 16), samples)['loss']
     loss.backward()
     float32 = torch.float32
-    assert seen == dict(network=dtype, clustered=float32, logits=float32)
+    core = ('clustered', 'classified', 'losses', 'gradient')
+    assert seen == dict(network=dtype, **dict.fromkeys(core, float32))
     assert loss.dtype == float32 and torch.isfinite(loss)
     buffers = model.labelers.state_dict().values()
     assert {b.dtype for b in buffers if b.is_floating_point()} == {float32}
