@@ -96,7 +96,7 @@ def main() -> None:
             args,
         ),
         coke=stepper(coke, augmented, args),
-        without_augmentation=stepper(coke, lambda: coke.loss([images], None, idx)['loss'], args),
+        without_augmentation=stepper(coke, lambda: coke.loss([images], idx)['loss'], args),
     )
     steps = {name.replace('_', ' '): step for name, step in steps.items()}
     times = _timing.alternating(steps, args.repeats, device=device, number=3, warmup=3)

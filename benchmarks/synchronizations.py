@@ -40,7 +40,7 @@ def step(model: nn.Module, device: str) -> None:
     images = torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8, device=device)
     idx = torch.zeros(BATCH, dtype=torch.int64, device=device)
     batch = model.data_preprocessor(dict(inputs=images, sample_idx=idx), True)
-    model.loss(**batch)['loss'].backward()
+    model(**batch, mode='loss')['loss'].backward()
 
 
 def count(model: nn.Module, device: str, epoch: int) -> int:

@@ -35,7 +35,6 @@ if digit_version(torch.__version__) < digit_version('2.6'):
 # needs none.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
-from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS  # noqa: E402
 from mmengine.registry import Registry  # noqa: E402
 from mmpretrain import registry as mmpretrain_registry  # noqa: E402
 
@@ -76,10 +75,6 @@ BATCH_AUGMENTS = _child('BATCH_AUGMENTS', *MODEL)
 TASK_UTILS = _child('TASK_UTILS', *MODEL)
 METRICS = _child('METRICS', *EVALUATION)
 EVALUATORS = _child('EVALUATORS', *EVALUATION)
-
-# What collates batches; mmpretrain has no such registry. Configs name it with its scope, for
-# mmengine looks from the root: collate_fn=dict(type='mmcoke.unlabelled_batch').
-FUNCTIONS = Registry('function', parent=ROOT_FUNCTIONS, scope='mmcoke', locations=list(DATA[1:]))
 
 # By name, as the locations above: whatever is built from here on, no checkpoint runs code.
 import_module('mmcoke.weights')

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import FUNCTIONS, init_default_scope
 from torch.utils.data import ConcatDataset, DataLoader
 
 from mmcoke.datasets import ImageBatch, InMemoryImages, unlabelled_batch
 from mmcoke.datasets.seeded_pipeline import SeededPipeline
-from mmcoke.registry import FUNCTIONS
 
 RESIZE = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
 FLIP = [dict(type='RandomFlip', prob=0.5), dict(type='PackInputs')]
@@ -146,6 +145,3 @@ def test_workers_are_refused_for_images_on_a_device(colour):
 
 def test_configs_can_name_the_function():
     assert FUNCTIONS.get('mmcoke.unlabelled_batch') is unlabelled_batch
-    from mmengine.registry import FUNCTIONS as ROOT
-
-    assert ROOT.get('mmcoke.unlabelled_batch') is unlabelled_batch

@@ -207,7 +207,7 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
         model.labelers.set_epoch(epoch)
         views = model.data_preprocessor(data, True)['inputs']
         for inputs in (views, views * 2):
-            losses = model.loss(inputs, None, idx)
+            losses = model.loss(inputs, idx)
             losses['loss'].backward()
             assert losses['loss'].device.type == 'meta'
 

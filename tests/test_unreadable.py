@@ -325,9 +325,9 @@ def seen_by(model):
     """List that gets the sample_idx of whatever a model trains on."""
     seen, loss = [], model.loss
 
-    def noting(inputs, data_samples):
-        seen.extend(sample.sample_idx for sample in data_samples)
-        return loss(inputs, data_samples)
+    def noting(inputs, sample_idx):
+        seen.extend(sample_idx.tolist())
+        return loss(inputs, sample_idx)
 
     model.loss = noting
     return seen

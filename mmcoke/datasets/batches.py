@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from mmengine.dataset import default_collate
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
+from mmengine.registry import Registry
 from torch import Tensor
 
-from mmcoke.registry import FUNCTIONS
+# mmengine looks for collate functions from its root, mmpretrain has no such registry: configs name
+# ours with the scope, collate_fn=dict(type='mmcoke.unlabelled_batch').
+FUNCTIONS = Registry('function', parent=ROOT_FUNCTIONS, scope='mmcoke')
 
 
 class ImageBatch(Sequence):

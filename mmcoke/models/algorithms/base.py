@@ -87,7 +87,7 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
     ) -> Any:
         """See ``BaseSelfSupervisor``; indices of the images may come as one tensor (n,)."""
         if mode == 'loss':
-            return self.loss(inputs, data_samples, sample_idx)
+            return self.loss(inputs, data_samples if sample_idx is None else sample_idx)
         return super().forward(inputs, data_samples, mode)
 
     capturable = False

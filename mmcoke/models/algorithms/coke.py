@@ -81,21 +81,14 @@ class CoKe(ClusteringAlgorithm):
                 labeler.kmeans.dual_lr = self.clustering['dual_lr'] * batch_size / base
         return self.labelers[0].kmeans.dual_lr
 
-    def loss(
-        self,
-        inputs: Tensor | list[Tensor],
-        data_samples: list | None = None,
-        sample_idx: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list | Tensor) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
 
         Args:
             inputs: images (n, C, H, W), or a list of views: one; or two of full size, followed by
                 any number of small crops. Each passes backbone, neck and predictor on its own, in
                 order, unless ``joint_views``.
-            data_samples: one per image, each with ``sample_idx``; not needed where the indices come
-                as a tensor.
-            sample_idx: index of each image in the data set, int64 (n,).
+            data_samples: one per image, each with ``sample_idx``; or these indices, int64 (n,).
 
         Returns:
             See :meth:`CoKeHead.loss`.
@@ -108,9 +101,8 @@ class CoKe(ClusteringAlgorithm):
                 projection = self.project(torch.cat(group))
                 projections += projection.chunk(len(group))
                 predictions += self.head(projection).chunk(len(group))
-        if sample_idx is None:
-            sample_idx = sample_indices(data_samples, views[0].device)
-        targets = self._targets(projections[:num_full], sample_idx)
+        idx_n = sample_indices(data_samples, views[0].device)
+        targets = self._targets(projections[:num_full], idx_n)
         return self.head.loss(projections, predictions, self.labelers.centers, targets)
 
     @torch.no_grad()

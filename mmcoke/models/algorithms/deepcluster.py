@@ -32,17 +32,12 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
         width = head.get('in_channels') or output_width(network)
         return dict(head, in_channels=width, num_clusters=num_clusters)
 
-    def loss(
-        self,
-        inputs: Tensor | list[Tensor],
-        data_samples: list | None = None,
-        sample_idx: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list | Tensor) -> dict[str, Tensor]:
         """Classify images by their labels, weighted by the sizes of the clusters before the step.
 
         Args:
             inputs: images (n, C, H, W), or a list of one view.
-            data_samples, sample_idx: see :meth:`CoKe.loss`.
+            data_samples: one per image, each with ``sample_idx``; or these indices, int64 (n,).
 
         Raises:
             ValueError: if there is more than one view.
@@ -57,9 +52,7 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
         with explained_batch_norm():
             x_nD = self.project(views[0])
         weight_K = self.labelers[0].cluster_weight()
-        if sample_idx is None:
-            sample_idx = sample_indices(data_samples, x_nD.device)
-        label_n = self.read_labels(x_nD.detach(), sample_idx)
+        label_n = self.read_labels(x_nD.detach(), sample_indices(data_samples, x_nD.device))
         return self.head.loss(x_nD, label_n, weight_K)
 
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
