@@ -169,6 +169,9 @@ def test_pretrained_weights_come_from_the_zoo():
     for name in SHIPPED:
         state = torch.load(index.find(name).source.address, weights_only=True)['state_dict']
         found = get_model(name, pretrained=True).state_dict()
+        # Some were made when augmentation had buffers, which are no weights.
+        state = {key: x for key, x in state.items() if not key.startswith('data_preprocessor.')}
+        assert any(key.startswith('backbone.') for key in state)
         for key, x in state.items():
             torch.testing.assert_close(found[key], x, rtol=0, atol=0)
 

@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmcoke import zoo
-from mmcoke.datasets import CustomDataset, UnreadableImageError, read_image, reading
+from mmcoke.datasets import (
+    CustomDataset,
+    RandomResizedCrops,
+    UnreadableImageError,
+    read_image,
+    reading,
+)
 from mmcoke.datasets.loading import reason_of, unreadable
 from mmcoke.features.backbones import FrozenNetwork, load_frozen, read_config
 from mmcoke.features.extraction import view_of
@@ -356,7 +362,9 @@ def own_pipeline(cfg: Config) -> Callable | None:
     for name in ('test_dataloader', 'train_dataloader'):
         pipeline = (cfg.get(name) or {}).get('dataset', {}).get('pipeline')
         if pipeline:
-            return None if 'Load' in str(pipeline[0]['type']) else composed(pipeline)
+            first = str(pipeline[0]['type'])
+            reads_files = 'Load' in first or RandomResizedCrops.__name__ in first
+            return None if reads_files else composed(pipeline)
     return None
 
 
