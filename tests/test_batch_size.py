@@ -93,13 +93,15 @@ ETA = {
     'coke_r50_8xb64-mcrop_in1k.py': 10.0,
     'coke_vit-small-p16_8xb64_in1k.py': 10.0,
     'coke_r18_1xb256_folder.py': 4.0,
+    'coke_r18_1xb128_cifar10.py': 0.1,
+    'coke_r18_1xb128-2view_cifar10.py': 0.1,
     'coke_tiny_1xb64_digits.py': 2.0,
 }
 
 
 @pytest.mark.parametrize('recipe', [path.name for path in sorted(CONFIGS.glob('coke/*.py'))])
 def test_every_recipe_has_its_dual_lr_at_the_batch_in_its_name(recipe):
-    """The published 20 belongs to 1024 images, as does the learning rate of 1.6."""
+    """The published 20 belongs to 1024 images, as does the learning rate of 1.6; 0.1 to 128."""
     init_default_scope('mmcoke')
     cfg = Config.fromfile(CONFIGS / 'coke' / recipe)
     processes, per_process = map(int, re.search(r'_(\d+)xb(\d+)', recipe).groups())
