@@ -82,6 +82,11 @@ ON_DEMAND = (
 """What a training imports when it begins; the rest is there, as tests import it."""
 
 
+# torch refuses gradients in forked processes if the first backward pass of their parent came after
+# something had been compiled; so here is the first one.
+torch.ones(1, requires_grad=True).sum().backward()
+
+
 def fork(function, *arguments, said, **environment):
     """Start a function in a child process, which has all modules: to import them takes 7 s.
 
