@@ -102,15 +102,19 @@ def check_faiss() -> str:
     return f'objective {two.objective / one.objective:.5f} of that on the CPU'
 
 
-def check_synchronizations() -> str:
-    """No step of training waits for the device."""
+def figures_of(name: str, *options: str) -> dict:
+    """What a program of this folder writes with ``--json``."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'out.json'
-        options = ['--json', str(file), '--device', DEVICE]
-        command = [sys.executable, str(HERE / 'synchronizations.py'), *options]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found = json.loads(file.read_text())
+        command = [sys.executable, str(HERE / name), '--json', str(file), '--device', DEVICE]
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
+        assert done.returncode == 0, (done.stderr or done.stdout)[-2000:]
+        return json.loads(file.read_text())
+
+
+def check_synchronizations() -> str:
+    """No step of training waits for the device."""
+    found = figures_of('synchronizations.py')
     device = found.pop('device')
     assert not any(found.values()), f'on {device}: {found}'
     return f'none, on {device}'
@@ -144,12 +148,7 @@ def program(name: str, *options: str) -> Callable[[], str]:
     """A benchmark of this folder; its ratios."""
 
     def run() -> str:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / 'out.json'
-            command = [sys.executable, str(HERE / name), '--json', str(file), '--device', DEVICE]
-            done = subprocess.run([*command, *options], capture_output=True, text=True)
-            assert done.returncode == 0, (done.stderr or done.stdout)[-2000:]
-            found = json.loads(file.read_text())
+        found = figures_of(name, *options)
         FIGURES[f'{name} {" ".join(options)}'] = found
         return '; '.join(
             f'{key} {value["median"]:.3g} ms ({found["ratio"][key]:.3g})'

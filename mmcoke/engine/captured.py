@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,14 +109,10 @@ class CapturedTrainLoop(EpochLoop):
         current.wait_stream(stream)
 
 
-_SIDE: list = []
-
-
+@cache
 def side_stream() -> 'torch.cuda.Stream':
     """The stream of plain steps before a capture; one for the process."""
-    if not _SIDE:
-        _SIDE.append(torch.cuda.Stream())
-    return _SIDE[0]
+    return torch.cuda.Stream()
 
 
 class CapturedStep:

@@ -11,19 +11,16 @@
 _base_ = ['../_base_/default_runtime.py']
 
 # data: views are made on the device
+common = [
+    dict(type='RandomResizedCrop', size=32, scale=(0.3, 1.0)),
+    dict(type='RandomHorizontalFlip', p=0.5),
+    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+    dict(type='RandomGrayscale', p=0.2),
+]
 views = [
+    [*common, dict(type='GaussianBlur', sigma=(0.1, 2.0), p=1.0)],
     [
-        dict(type='RandomResizedCrop', size=32, scale=(0.3, 1.0)),
-        dict(type='RandomHorizontalFlip', p=0.5),
-        dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-        dict(type='RandomGrayscale', p=0.2),
-        dict(type='GaussianBlur', sigma=(0.1, 2.0), p=1.0),
-    ],
-    [
-        dict(type='RandomResizedCrop', size=32, scale=(0.3, 1.0)),
-        dict(type='RandomHorizontalFlip', p=0.5),
-        dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-        dict(type='RandomGrayscale', p=0.2),
+        *common,
         dict(type='GaussianBlur', sigma=(0.1, 2.0), p=0.1),
         dict(type='RandomSolarize', threshold=0.5, p=0.2),
     ],
