@@ -10,6 +10,7 @@ from .kmeans import KMeansResult, kmeans, pca_whiten
 from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from .secu import SeCuLabeler
 
 __all__ = [
     'UNASSIGNED',
@@ -21,6 +22,7 @@ __all__ = [
     'ODCLabeler',
     'OnlineConstrainedKMeans',
     'PseudoLabels',
+    'SeCuLabeler',
     'cluster_weight',
     'kmeans',
     'pca_whiten',
