@@ -1,4 +1,5 @@
 from .coke import CoKe
 from .deepcluster import ODC, DeepCluster
+from .secu import SeCu
 
-__all__ = ['ODC', 'CoKe', 'DeepCluster']
+__all__ = ['ODC', 'CoKe', 'DeepCluster', 'SeCu']

@@ -68,12 +68,16 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         device = next(self.parameters()).device
         self.labelers = self.make_labelers(num_samples).to(device)
 
+    @property
+    def hook(self) -> str:
+        """Name of the hook that makes the labelers and tells them when an epoch begins."""
+        return f'{type(self).__name__}Hook'
+
     def check_labelers(self) -> None:
         """ValueError before :meth:`init_labelers`."""
         if not self.labelers:
-            name = type(self).__name__
             raise ValueError(
-                f'The labelers are not there yet: add dict(type="mmcoke.{name}Hook") to '
+                f'The labelers are not there yet: add dict(type="mmcoke.{self.hook}") to '
                 'custom_hooks in the config, or call model.init_labelers(num_samples) before '
                 'training.'
             )
@@ -243,10 +247,13 @@ def explained_batch_norm() -> Iterator[None]:
 
 @torch.no_grad()
 def global_batch(x_nD: Tensor, idx_n: Tensor) -> tuple[Tensor, Tensor, slice]:
-    """Features (N, D) and indices (N,) of all processes, in order, and where the own ones are."""
+    """Features (N, D) and indices (N,) of all processes, in order, and where the own ones are.
+
+    Features of several views, (V, n, D), become (V, N, D).
+    """
     first = get_rank() * len(idx_n)
     own = slice(first, first + len(idx_n))
-    return torch.cat(all_gather(x_nD)), torch.cat(all_gather(idx_n)), own
+    return torch.cat(all_gather(x_nD), -2), torch.cat(all_gather(idx_n)), own
 
 
 def sample_indices(data_samples: list | Tensor | None, device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
+from .secu_head import SeCuHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead']
+__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeCuHead']
