@@ -18,6 +18,7 @@ DIGITS = dict(
     coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
     deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
+    secu=CONFIGS / 'secu/secu_tiny_1xb64_digits.py',
 )
 SMALL = {
     'model.backbone.channels': [8, 8, 8, 16, 16],
@@ -49,6 +50,15 @@ TINY = dict(
         'model.clustering.num_clusters': 12,
         'model.clustering.min_size': 40,
         'param_scheduler': [],
+    },
+    secu=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.head.in_channels': 8,
+        'model.clustering.num_clusters': [8, 12],
+        'model.clustering.dual_lr': 0.5,
+        'param_scheduler.0.warmup': 1,
     },
 )
 """Smaller networks and 3 epochs, by method."""

@@ -40,7 +40,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'odc']
+METHODS = ['coke', 'deepcluster', 'odc', 'secu']
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -53,7 +53,7 @@ def test_labelers_are_bit_identical_across_ranks(method, tmp_path):
             'train_dataloader.batch_size': 32,
         }
     )
-    if method == 'coke':
+    if method in ('coke', 'secu'):
         cfg.model.clustering.num_clusters = [8, 150]  # labels of 8 and of 16 bits
     cfg.dump(tmp_path / 'tiny.py')
     codes, said = fork_ranks(2, 'train.py', tmp_path / 'tiny.py', folder=tmp_path)
@@ -204,10 +204,12 @@ def network(method='coke', seed=0):
     """A small network whose BN uses fixed statistics, so that a batch can be split."""
     init_default_scope('mmcoke')
     torch.manual_seed(seed)
-    cfg = tiny('coke' if method == 'coke_stage2' else method)
+    cfg = tiny(method.partition('_')[0])
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
-    elif method != 'coke':
+    elif method == 'secu_entropy':
+        cfg.model.clustering.update(constraint='entropy', alpha=50.0)
+    elif method not in ('coke', 'secu'):
         cfg.model.clustering.num_clusters = 6
         cfg.model.clustering.update(dict(min_size=4) if method == 'odc' else dict(reweight_pow=0.5))
     model = MODELS.build(cfg.model)
@@ -257,7 +259,10 @@ def two_epochs(rank, world_size, folder, method):
             own = batch.chunk(world_size)[rank]
             samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
             model.zero_grad()
-            forward(images[own], samples, mode='loss')['loss'].backward()
+            views = images[own]
+            if method.startswith('secu'):
+                views = [views, views + 0.1 * views.flip(-1)]
+            forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
             grads = {name: p.grad.clone() for name, p in model.named_parameters()}
             state = {name: v.clone() for name, v in model.labelers.state_dict().items()}
@@ -284,7 +289,7 @@ def check_guard(rank, model):
         hook.after_train_epoch(runner)
 
 
-@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2'])
+@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy'])
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)

@@ -30,6 +30,8 @@ CASES = {
         },
     ),
     'ODC': ('odc', {}),
+    'SeCu': ('secu', {}),
+    'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),
 }
 
 
