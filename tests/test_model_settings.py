@@ -31,6 +31,14 @@ BAD = {
     ('odc', 'neck.hid_channels'): COUNTS,
     ('odc', 'neck.out_channels'): COUNTS,
     ('odc', 'neck.dropout'): SHARES,
+    ('secu', 'head.temperature'): [0, -0.1, *NOT_NUMBERS],
+    ('secu', 'head.label_weight'): SHARES,
+    ('secu', 'head.in_channels'): COUNTS,
+    ('secu', 'head.chunk_size'): [0, 1.5, 'all'],
+    ('secu', 'clustering.num_clusters'): [[4, value] for value in COUNTS] + COUNTS,
+    ('secu', 'clustering.center_lr'): [-1.0, *NOT_NUMBERS],
+    ('secu', 'clustering.constraint'): ['sizes', None, 0],
+    ('secu', 'clustering.center_temperature'): [0, *NOT_NUMBERS],
 }
 
 

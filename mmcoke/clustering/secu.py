@@ -102,16 +102,12 @@ class SeCuLabeler(nn.Module):
         super().__init__()
         check_num_clusters(num_clusters, num_samples)
         check_number('dim', dim, '[1, inf)', whole=True)
-        check_number('seed', seed, SEED_RANGE, whole=True)
-        if constraint not in CONSTRAINTS:
-            raise ValueError(f"constraint must be 'size' or 'entropy', but is {constraint!r}.")
-        self.num_clusters, self.dim, self.constraint = num_clusters, dim, constraint
-        settings = dict(min_ratio=min_ratio, dual_lr=dual_lr, alpha=alpha, center_lr=center_lr)
-        settings |= dict(momentum=momentum, weight_decay=weight_decay)
-        settings |= dict(center_temperature=center_temperature)
-        for name, value in settings.items():
-            check_number(name, value, RANGES.get(name, '[0, inf)'))
-            setattr(self, name, value)
+        self.num_clusters, self.dim = num_clusters, dim
+        self.min_ratio, self.dual_lr = min_ratio, dual_lr
+        self.constraint, self.alpha = constraint, alpha
+        self.center_lr, self.momentum, self.weight_decay = center_lr, momentum, weight_decay
+        self.center_temperature = center_temperature
+        check_settings({**vars(self), 'seed': seed})
         self.labels = PseudoLabels(num_samples, num_clusters)
         self._make_buffers(seed)
 
@@ -212,8 +208,26 @@ class SeCuLabeler(nn.Module):
         return ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
 
 
-RANGES = dict(min_ratio='(0, 1]', momentum='[0, 1)', center_temperature='(0, inf)')
-"""Of the settings that may not be any number from 0 on."""
+RANGES = dict(
+    min_ratio='(0, 1]',
+    dual_lr='[0, inf)',
+    alpha='[0, inf)',
+    center_lr='[0, inf)',
+    momentum='[0, 1)',
+    weight_decay='[0, inf)',
+    center_temperature='(0, inf)',
+    seed=SEED_RANGE,
+)
+
+
+def check_settings(settings: dict) -> None:
+    """ValueError if one of a labeler's settings that are there is out of its range."""
+    for name, within in RANGES.items():
+        if name in settings:
+            check_number(name, settings[name], within, whole=name == 'seed')
+    constraint = settings.get('constraint', 'size')
+    if constraint not in CONSTRAINTS:
+        raise ValueError(f"constraint must be 'size' or 'entropy', but is {constraint!r}.")
 
 
 class SeCuHeads(Heads, SeCuLabeler):

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import SeCuLabeler
+from mmcoke.clustering.secu import check_settings
 from mmcoke.registry import MODELS
 
 from .base import explained_batch_norm, global_batch, sample_indices
@@ -28,6 +29,10 @@ class SeCu(CoKe):
 
     labeler = SeCuLabeler
     hook = 'CoKeHook'
+
+    def __init__(self, backbone: dict, neck: dict, head: dict, **kwargs) -> None:
+        super().__init__(backbone, neck, head, **kwargs)
+        check_settings(self.clustering)  # early: labelers are made when the data set is there
 
     def loss(self, inputs: list[Tensor], data_samples: list | Tensor) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
