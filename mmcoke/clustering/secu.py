@@ -60,6 +60,8 @@ class SeCuLabeler(nn.Module):
         constraint: 'size' or 'entropy'.
         alpha: :math:`\alpha`, weight of the entropy.
         center_lr, momentum, weight_decay: of the SGD, as torch's.
+        trust_coefficient: :math:`\tau`; with it the step is that of LARS, as published for
+            ImageNet: a head's gradient, decay included, is scaled by :math:`\tau \|w\| / \|g\|`.
         center_temperature: :math:`T_c`.
         seed: of the first centers; the heads of a list take seed, seed + 1, ...
 
@@ -96,6 +98,7 @@ class SeCuLabeler(nn.Module):
         center_lr: float = 1.2,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        trust_coefficient: float | None = None,
         center_temperature: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -106,7 +109,7 @@ class SeCuLabeler(nn.Module):
         self.min_ratio, self.dual_lr = min_ratio, dual_lr
         self.constraint, self.alpha = constraint, alpha
         self.center_lr, self.momentum, self.weight_decay = center_lr, momentum, weight_decay
-        self.center_temperature = center_temperature
+        self.trust_coefficient, self.center_temperature = trust_coefficient, center_temperature
         check_settings({**vars(self), 'seed': seed})
         self.labels = PseudoLabels(num_samples, num_clusters)
         self._make_buffers(seed)
@@ -225,6 +228,8 @@ def check_settings(settings: dict) -> None:
     for name, within in RANGES.items():
         if name in settings:
             check_number(name, settings[name], within, whole=name == 'seed')
+    if (coefficient := settings.get('trust_coefficient')) is not None:
+        check_number('trust_coefficient', coefficient, '(0, inf)')
     constraint = settings.get('constraint', 'size')
     if constraint not in CONSTRAINTS:
         raise ValueError(f"constraint must be 'size' or 'entropy', but is {constraint!r}.")
@@ -332,7 +337,7 @@ def step(
     pull_HND = torch.einsum('hvn,vnd->hnd', torch.expm1(-loss_HVN), x_VND)
     scale = 1 / (loss_HVN.numel() * first.center_temperature)
     grad_CD = sum_rows(pull_HND.flatten(0, 1), place_HN.flatten(), len(unit_CD)) * scale
-    sgd_step(state, grad_CD, unit_CD, first)
+    center_step(state, grad_CD, unit_CD, rule.sizes, first)
     state.loss_H.copy_(loss_HVN.mean((1, 2)))
 
     write(state, rule, idx_N, label_HN)
@@ -400,19 +405,26 @@ def growth(count: Tensor) -> Tensor:
     return torch.log1p(count) + count * torch.log1p(1 / count.clamp(min=1))
 
 
-def sgd_step(state: Buffers, grad_CD: Tensor, unit_CD: Tensor, settings: SeCuLabeler) -> None:
-    """One step of the centers, in place, as torch's SGD.
+def center_step(
+    state: Buffers, grad_CD: Tensor, unit_CD: Tensor, sizes: list[int], settings: SeCuLabeler
+) -> None:
+    """One step of the centers, in place, as torch's SGD; or as LARS.
 
     Args:
         state: is changed.
         grad_CD: of the loss by the normalized centers.
         unit_CD: these.
-        settings: of the SGD.
+        sizes: K of each head.
+        settings: of the step.
     """
     length_C1 = state.weight_CD.norm(dim=1, keepdim=True).clamp_(min=1e-12)  # as normalize()
     along_C1 = (unit_CD * grad_CD).sum(1, keepdim=True)
     grad_CD = (grad_CD - unit_CD * along_C1) / length_C1
     grad_CD.add_(state.weight_CD, alpha=settings.weight_decay)
+    if settings.trust_coefficient is not None:
+        for weight, grad in zip(state.weight_CD.split(sizes), grad_CD.split(sizes), strict=True):
+            ratio = settings.trust_coefficient * weight.norm() / grad.norm()
+            grad.mul_(torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0))
     state.velocity_CD.mul_(settings.momentum).add_(grad_CD)
     state.weight_CD.sub_(state.velocity_CD, alpha=settings.center_lr)
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from mmcoke.clustering import SeCuLabeler
 from mmcoke.clustering.secu import check_settings
@@ -22,7 +21,8 @@ class SeCu(CoKe):
 
     Args:
         backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
-        head: a :class:`SeCuHead`; ``in_channels`` is the dimension of the projection.
+        head: a :class:`SeCuHead`; ``in_channels`` is the dimension of the projection. What it makes
+            of the projections is clustered: they alone, or with the predictions of both views.
         clustering: arguments of :class:`SeCuLabeler`; else as for :class:`CoKe`.
         joint_views: see :class:`CoKe`.
     """
@@ -49,12 +49,11 @@ class SeCu(CoKe):
         self.check_labelers()
         views = check_two_views(inputs)
         with explained_batch_norm():
-            projections = [self.project(torch.cat(group)) for group in self.passes(views)]
-        x_RD = normalize(torch.cat(projections).float(), dim=1)
-        x_VnD = x_RD.view(len(views), -1, x_RD.shape[1])
+            x_RD = self.head([self.project(torch.cat(group)) for group in self.passes(views)])
+        x_BnD = x_RD.view(-1, len(views[0]), x_RD.shape[1])
         idx_n = sample_indices(data_samples, x_RD.device)
-        targets = self.labelers.step(*global_batch(x_VnD.detach(), idx_n))
-        losses = self.head.loss(x_VnD, self.labelers.centers, targets)
+        targets = self.labelers.step(*global_batch(x_BnD.detach(), idx_n))
+        losses = self.head.loss(x_BnD, self.labelers.centers, targets)
         return dict(losses, center_ce=self.labelers.center_loss)
 
 
