@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import CONFIGS, tiny
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.nn.functional import cross_entropy, normalize
 
@@ -115,3 +116,81 @@ def test_a_checkpoint_of_the_other_constraint_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         train(cfg)
+
+
+def test_with_a_predictor_its_predictions_are_clustered_and_classified_too():
+    norm = dict(type='BN1d')
+    init_default_scope('mmcoke')
+    torch.manual_seed(0)
+    cfg = tiny('secu')
+    cfg.model.head.update(hid_channels=16, norm_cfg=norm)
+    model = MODELS.build(cfg.model)
+    model.init_labelers(60)
+    model.labelers.set_epoch(0)
+    model.eval()  # BN uses fixed statistics: the parts can be computed on their own
+    idx, seen = torch.arange(20), []
+    projections = [model.project(view) for view in views()]
+    predictions = [model.head.predictor((x,))[0] for x in projections]
+    branches = [normalize(x, dim=1) for x in (*projections, *predictions)]
+    step = model.labelers.step
+    model.labelers.step = lambda x, *args: seen.append(x) or step(x, *args)
+    loss = model.loss(views(), idx)['loss']
+    torch.testing.assert_close(seen[0], torch.stack(branches).detach())
+    expected = 0
+    for labeler, centers in zip(model.labelers, model.labelers.centers, strict=True):
+        label = labeler.labels.read(idx)
+        one, other, *predicted = (x_nD @ centers.T / model.head.temperature for x_nD in branches)
+        for mine, theirs in zip((one, other, *predicted), (other, one) * 2, strict=True):
+            expected += 0.5 * cross_entropy(mine, label) / 8
+            expected += 0.5 * cross_entropy(mine, theirs.detach().softmax(1)) / 8
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+CLUSTERING = {
+    # K, lower bound, dual_lr for so many images, center_lr, weight decay, trust coefficient
+    'secu_r18_1xb128_cifar10.py': (range(10, 101, 10), 0.9, 0.1, 128, 1.2, 1e-4, None),
+    'secu_r50_8xb64_in1k.py': (range(1000, 10001, 1000), 0.4, 20, 1024, 4.2 / 2, 1e-6, 0.001),
+}
+
+
+@pytest.mark.parametrize('recipe', CLUSTERING)
+def test_recipes_have_the_published_settings(recipe):
+    cfg = Config.fromfile(CONFIGS / 'secu' / recipe)
+    clustering, head = cfg.model.clustering, cfg.model.head
+    numbers, *others = CLUSTERING[recipe]
+    assert clustering.num_clusters == list(numbers)
+    assert others == [
+        clustering.min_ratio,
+        clustering.dual_lr,
+        clustering.dual_lr_base_batch_size,
+        clustering.center_lr,
+        clustering.weight_decay,
+        clustering.get('trust_coefficient'),
+    ]
+    assert (clustering.momentum, clustering.center_temperature) == (0.9, 0.05)
+    assert (head.temperature, head.label_weight, head.in_channels) == (0.05, 0.2, 128)
+    assert head.get('hid_channels') == (2048 if 'in1k' in recipe else None)
+
+
+def test_the_cifar10_recipe_has_the_published_schedule_and_views():
+    cfg = Config.fromfile(CONFIGS / 'secu/secu_r18_1xb128_cifar10.py')
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ('SGD', 0.2)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    (curve,) = cfg.param_scheduler
+    assert (cfg.train_cfg.max_epochs, curve.zero, curve.warmup) == (401, 1, 10)
+    assert cfg.train_dataloader.batch_size == 128
+    blurs = [view[4]['p'] for view in cfg.model.data_preprocessor.views]
+    assert blurs == [1.0, 0.1]
+    crop, _, jitter, gray = cfg.model.data_preprocessor.views[0][:4]
+    assert crop['scale'] == (0.3, 1.0)
+    assert [jitter[name] for name in ('brightness', 'contrast', 'saturation', 'hue', 'p')] == [
+        0.4, 0.4, 0.2, 0.1, 0.8,
+    ]  # fmt: skip
+    assert gray['p'] == 0.2
+    assert cfg.model.data_preprocessor.views[1][5] == dict(
+        type='RandomSolarize', threshold=0.5, p=0.2
+    )
+    assert (cfg.model.neck.hid_channels, cfg.model.neck.out_channels) == (512, 128)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mmcoke.clustering import SeCuLabeler
 from mmcoke.clustering.heads import Rule
 from mmcoke.clustering.secu import entropy_change
+from mmcoke.engine.optimizers import LARS
 from mmcoke.losses import secu_loss
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -196,6 +197,29 @@ def test_the_closed_form_is_the_gradient_that_autograd_finds(constraint):
             torch.testing.assert_close(labeler.weight, weight.detach(), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize('num_clusters', [7, [7, 40]])
+def test_with_a_trust_coefficient_the_step_is_that_of_lars(num_clusters):
+    settings = dict(center_lr=3.0, momentum=0.8, weight_decay=1e-2)
+    plain = make(num_clusters, **settings, dual_lr=0.0)
+    labeler = make(num_clusters, **settings, dual_lr=0.0, trust_coefficient=0.02)
+    heads = [labeler] if num_clusters == 7 else list(labeler)
+    weights = [nn.Parameter(head.weight.clone()) for head in heads]
+    lars = LARS(weights, lr=3.0, momentum=0.8, weight_decay=1e-2, trust_coefficient=0.02)
+    labeler.set_epoch(0)
+    for x_VND, idx in next(stream(1))[:4]:
+        plain.load_state_dict(labeler.state_dict())
+        plain.set_epoch(0)
+        for head in [plain] if num_clusters == 7 else plain:
+            head.velocity.zero_()
+        plain.step(x_VND, idx)  # its velocity is the gradient, decay included
+        for weight, head in zip(weights, [plain] if num_clusters == 7 else plain, strict=True):
+            weight.grad = head.velocity - 1e-2 * weight.detach()
+        lars.step()
+        labeler.step(x_VND, idx)
+        for weight, head in zip(weights, heads, strict=True):
+            torch.testing.assert_close(head.weight, weight.detach(), atol=2e-5, rtol=0)
+
+
 def alone(constraint):
     """A labeler for each head; its loss is not divided by the number of heads."""
     rates = dict(center_lr=1.2 / len(SIZES), weight_decay=1e-4 * len(SIZES))
@@ -354,6 +378,7 @@ BAD = dict(
     center_lr=[-0.1, math.inf, None],
     momentum=[1.0, -0.1, math.nan],
     weight_decay=[-1e-4, None],
+    trust_coefficient=[0, -0.001, 'a', math.inf],
     center_temperature=[0, -0.05, math.inf],
     seed=[-1, 0.5],
 )
