@@ -129,7 +129,7 @@ def test_the_weight_of_the_entropy_decides_by_hand(alpha, label):
 
 
 def test_entropies_of_large_counts_are_exact():
-    """In float32, the difference of two entropies would be off by a tenth here."""
+    """Where entropies are subtracted in float32, digits cancel."""
     sizes = [640000, 641167]
     change = entropy_change(torch.tensor(sizes), torch.tensor([[-1]]), Rule([2], 0.0, 0.0))
     exact = [(math.log(n + 1) + n * math.log1p(1 / n)) / (sum(sizes) + 1) for n in sizes]
