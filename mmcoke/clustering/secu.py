@@ -313,8 +313,7 @@ def step(
 ) -> list[Tensor]:
     """One step of all heads; see :meth:`SeCuLabeler.step`.
 
-    Nothing here waits for the device, or has a shape that depends on values. The gradient is in
-    closed form: that of the cross-entropy by the logit of the label is its probability minus 1.
+    Nothing here waits for the device, or has a shape that depends on values.
 
     Args:
         state: is changed.
@@ -334,9 +333,7 @@ def step(
         share_C = cluster_sizes(place_HN, len(unit_CD)) / len(idx_N)
         dual_step(state.dual_C, share_C, rule.dual_lr, rule.lower_bound, first.min_ratio < 1)
 
-    pull_HND = torch.einsum('hvn,vnd->hnd', torch.expm1(-loss_HVN), x_VND)
-    scale = 1 / (loss_HVN.numel() * first.center_temperature)
-    grad_CD = sum_rows(pull_HND.flatten(0, 1), place_HN.flatten(), len(unit_CD)) * scale
+    grad_CD = center_gradient(x_VND, loss_HVN, place_HN, len(unit_CD)) / first.center_temperature
     center_step(state, grad_CD, unit_CD, rule.sizes, first)
     state.loss_H.copy_(loss_HVN.mean((1, 2)))
 
@@ -403,6 +400,15 @@ def entropy_change(count_C: Tensor, previous_HN: Tensor, rule: Rule) -> Tensor:
 def growth(count: Tensor) -> Tensor:
     """``(c + 1) log(c + 1) - c log c``."""
     return torch.log1p(count) + count * torch.log1p(1 / count.clamp(min=1))
+
+
+def center_gradient(x_VND: Tensor, loss_HVN: Tensor, place_HN: Tensor, num_clusters: int) -> Tensor:
+    """Gradient of the mean cross-entropy by the normalized centers, times the temperature (C, D).
+
+    That by the logit of the label is the label's probability minus 1, which the loss tells.
+    """
+    pull_HND = torch.einsum('hvn,vnd->hnd', torch.expm1(-loss_HVN), x_VND) / loss_HVN.numel()
+    return sum_rows(pull_HND.flatten(0, 1), place_HN.flatten(), num_clusters)
 
 
 def center_step(
