@@ -328,9 +328,10 @@ def test_is_due_on_a_device():
 
 
 @pytest.mark.gpu
-def test_the_graph_trains_as_plain_steps_do(tmp_path):
-    plain = run(tmp_path / 'plain', 'EpochLoop')
-    graph = run(tmp_path / 'graph', 'CapturedTrainLoop')
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
+def test_the_graph_trains_as_plain_steps_do(method, change, tmp_path):
+    plain = run(tmp_path / 'plain', 'EpochLoop', method, **change)
+    graph = run(tmp_path / 'graph', 'CapturedTrainLoop', method, **change)
     assert obstacle.__name__ and not next((tmp_path / 'graph').rglob('*.log')).read_text().count(
         'not captured'
     )
@@ -338,8 +339,10 @@ def test_the_graph_trains_as_plain_steps_do(tmp_path):
 
 
 @pytest.mark.gpu
-def test_no_step_waits_for_the_gpu(tmp_path):
-    cfg = tiny('coke', tmp_path)
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
+def test_no_step_waits_for_the_gpu(method, change, tmp_path):
+    cfg = tiny(method, tmp_path)
+    cfg.merge_from_dict(change)
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     assert isinstance(model.data_preprocessor, BatchAugmentPreprocessor)
