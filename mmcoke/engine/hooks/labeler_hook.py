@@ -296,13 +296,16 @@ def check_labeler_state(
 def describe_state(shapes: dict[str, torch.Size]) -> str:
     """Kind, numbers of clusters and samples in the shapes of labelers' buffers."""
     names = {name.partition('.')[2] for name in shapes}
-    kinds = dict(CoKe='kmeans.centers', ODC='centroids', DeepCluster='size')
+    kinds = dict(
+        CoKe='kmeans.centers', ODC='centroids', DeepCluster='size', DeepClusterV2='centers'
+    )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
     if kind == 'CoKe':
         kind += f' {"with" if "labels.weight" in names else "without"} averaged labels'
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
-    sizes = [shape[0] for name, shape in shapes.items() if name.endswith(('.dual', '.size'))]
+    per_cluster = ('.dual', '.size') if kind != 'DeepClusterV2' else '.centers'
+    sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}
     dims = {x[1] for name, x in shapes.items() if name.endswith(('.centers', '.centroids'))}
     return (

@@ -1,4 +1,5 @@
 from .coke import CoKe
 from .deepcluster import ODC, DeepCluster
+from .deepcluster_v2 import DeepClusterV2
 
-__all__ = ['ODC', 'CoKe', 'DeepCluster']
+__all__ = ['ODC', 'CoKe', 'DeepCluster', 'DeepClusterV2']

@@ -1,5 +1,6 @@
+from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead']
+__all__ = ['CentroidHead', 'ClusterClsHead', 'CoKeHead', 'MultiLinearHead']
