@@ -1,6 +1,7 @@
 # DeepCluster-v2, two views, on the 1,257 training images of scikit-learn's digits.
 #
-#   bash tools/quickstart.sh --config configs/selfsup/deepclusterv2/deepclusterv2_tiny_1xb64_digits.py
+#   bash tools/quickstart.sh \
+#       --config configs/selfsup/deepclusterv2/deepclusterv2_tiny_1xb64_digits.py
 #
 # Hardware: 2 CPU cores. Time, expected: TODO
 _base_ = '../coke/coke_tiny_1xb64-2view_digits.py'

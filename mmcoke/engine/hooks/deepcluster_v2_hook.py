@@ -26,8 +26,9 @@ class DeepClusterV2Hook(LabelerHook):
     k-means runs in the main process; the others wait, however long it takes. Runs before
     ``CheckpointHook``, so checkpoints hold the labels and centers of the epoch to come. Logs, after
     each epoch, ``deepclusterv2/seconds`` of the clustering, and for each one (K clusters)
-    ``deepclusterv2/K/nmi`` with the labels before it, if there were any, ``min_size`` and ``max_size`` in samples, and
-    ``num_filled``, the clusters that came out empty and got part of another one.
+    ``deepclusterv2/K/nmi`` with the labels before it, if there were any, ``min_size`` and
+    ``max_size`` in samples, and ``num_filled``, the clusters that came out empty and got part of
+    another one.
     """
 
     # Labels do not change within an epoch.
