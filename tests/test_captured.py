@@ -57,9 +57,9 @@ class Replays:
         return replay, losses
 
 
-def run(work_dir, loop, device='cpu', **options):
+def run(work_dir, loop, method='coke', **options):
     """Train the tiny recipe; the model, the logged losses and the runner's optimizer."""
-    cfg = tiny('coke', work_dir)
+    cfg = tiny(method, work_dir)
     cfg.train_cfg = dict(type=loop, max_epochs=cfg.train_cfg.max_epochs)
     cfg.train_dataloader.collate_fn = dict(type='mmcoke.unlabelled_batch')
     cfg.merge_from_dict(options)
@@ -84,10 +84,11 @@ def assert_same(one, other, tolerance=1e-4):
             )
 
 
-def test_a_captured_step_does_what_a_plain_one_does(tmp_path, monkeypatch):
-    plain = run(tmp_path / 'plain', 'EpochLoop')
+@pytest.mark.parametrize('method', ['coke', 'deepclusterv2'])
+def test_a_captured_step_does_what_a_plain_one_does(method, tmp_path, monkeypatch):
+    plain = run(tmp_path / 'plain', 'EpochLoop', method)
     replays = Replays(monkeypatch)
-    graph = run(tmp_path / 'graph', 'CapturedTrainLoop')
+    graph = run(tmp_path / 'graph', 'CapturedTrainLoop', method)
     assert replays.captures == 1
     assert replays.replays == len(plain[1]) - captured.NUM_PLAIN
     assert_same(plain, graph)
@@ -225,6 +226,24 @@ def test_a_labeler_of_one_head_asks_nothing_of_the_device_either(monkeypatch):
         target = labeler.step(torch.empty(64, 4, device='meta'), idx, slice(8))
         assert target.device.type == 'meta'
         assert target.shape == ((8, 8) if epoch > 1 else (8,))
+
+
+def test_a_step_of_deepcluster_v2_asks_nothing_of_the_device_either(tmp_path, monkeypatch):
+    """And the next epoch's labels and centers lie where a graph reads them."""
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+    model = unwrap(build_runner(tiny('deepclusterv2', tmp_path)).model)
+    assert model.obstacle_to_capture() is None
+    model.init_labelers(100)
+    where, key = [x.data_ptr() for x in model.labelers.buffers()], model.step_key()
+    model.labelers.step(torch.eye(8).repeat(12, 1), torch.arange(96))
+    model.labelers.end_epoch()
+    model.labelers.set_epoch(1)
+    assert (where, key) == ([x.data_ptr() for x in model.labelers.buffers()], model.step_key())
+    model.to('meta').train()
+    idx = torch.empty(64, dtype=torch.int64, device='meta')
+    images = torch.empty(64, 1, 16, 16, dtype=torch.uint8, device='meta')
+    views = model.data_preprocessor(dict(inputs=images, sample_idx=idx), True)['inputs']
+    assert model.loss(views, idx)['loss'].device.type == 'meta'
 
 
 def test_lars_reads_its_rate_from_a_tensor():

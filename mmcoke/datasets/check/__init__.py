@@ -2,7 +2,7 @@
 
 The expected numbers are those of the data sets' own documentation: ImageNet (Russakovsky et al.,
 IJCV 2015), Places205 (Zhou et al., NIPS 2014), the development kits of Places365 and VOC 2007, the
-page of the iNaturalist 2018 competition, CIFAR (Krizhevsky, 2009), and STL-10 (Coates et al., 2011).
+page of the iNaturalist 2018 competition, CIFAR (Krizhevsky, 2009), and STL-10 (Coates, 2011).
 """
 
 from collections.abc import Callable, Iterable
