@@ -1,5 +1,6 @@
 """DeepCluster-v2 as an algorithm: what is clustered, what is classified, what is logged."""
 
+import copy
 import json
 
 import pytest
@@ -74,11 +75,11 @@ def test_one_crop_alone_is_enough(model):
 
 def test_joint_views_share_the_statistics_of_bn(model):
     """In evaluation nothing changes, in training what BN sees does."""
-    views, losses = crops(), {}
+    views, losses, start = crops(), {}, copy.deepcopy(model.state_dict())
     for joint in (False, True):
-        model.joint_views = joint
+        model.load_state_dict(start)
+        model.joint_views, seen = joint, []
         losses['eval', joint] = model.eval().loss(views, IDX)['loss']
-        seen = []
         hook = model.backbone.register_forward_hook(lambda *x, seen=seen: seen.append(len(x[1][0])))
         losses['train', joint] = model.train().loss(views, IDX)['loss']
         hook.remove()
