@@ -9,7 +9,7 @@ _base_ = '../coke/coke_tiny_1xb64-2view_digits.py'
 # method
 model = dict(
     type='DeepClusterV2',
-    head=dict(_delete_=True, type='CentroidHead', temperature=0.2),
+    head=dict(_delete_=True, type='CentroidHead', temperature=0.1),
     clustering=dict(_delete_=True, num_clusters=[20, 24, 32]),
 )
 custom_hooks = [dict(type='DeepClusterV2Hook')]
