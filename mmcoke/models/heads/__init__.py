@@ -1,6 +1,7 @@
+from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
 from .secu_head import SeCuHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeCuHead']
+__all__ = ['CentroidHead', 'ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeCuHead']
