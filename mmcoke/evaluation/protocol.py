@@ -1,6 +1,6 @@
 """The protocol of the comparison on CIFAR-10: all scores of one frozen network; docs/cifar10.md."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ def protocol_scores(
     test: InMemoryImages,
     clusters: Mapping[str, Clusters],
     *,
-    ks: Iterable[int] = KS,
+    ks: Sequence[int] = KS,
     linear: bool = True,
     batch_size: int = 1000,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -48,7 +48,7 @@ def protocol_scores(
         train, test: with labels, and a pipeline without augmentation; best on the same device.
         clusters: by name, as of :func:`~mmcoke.evaluation.clusterings.clusters_of`; the first one
             with as many clusters as there are classes counts.
-        ks: numbers of neighbours; those beyond the training images are left out.
+        ks: numbers of neighbours, each at most that of the training images.
         linear: whether to fit the linear probe, which takes most of the time.
         batch_size: images per forward pass.
         progress: wraps the iterable of batches of each split.
@@ -59,7 +59,7 @@ def protocol_scores(
         clusters. ``knn``: accuracy by k. ``linear``: accuracy, or None.
 
     Raises:
-        ValueError: if images have no labels, or a feature is not finite.
+        ValueError: if images have no labels, there are fewer than k, or a feature is not finite.
     """
     check_same_classes(train, test)
     labels = [labels_of(dataset) for dataset in (train, test)]
@@ -69,9 +69,7 @@ def protocol_scores(
     (x_train, x_test), projected = ([part[i] for part in found] for i in range(2))
     units = [unit_rows(x) for x in (x_train, x_test)]
     device = units[0].device
-    nearest = knn_classify_many(
-        units[0], labels[0].to(device), units[1], ks=[k for k in ks if k <= len(train)]
-    )
+    nearest = knn_classify_many(units[0], labels[0].to(device), units[1], ks=ks)
     return dict(
         head=head_scores(clusters, projected, labels),
         kmeans=kmeans_by_split(units, labels),
