@@ -5,11 +5,13 @@ import gc
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from rich.console import Console
@@ -45,11 +47,12 @@ def main(args: argparse.Namespace) -> None:
         print('\nInterrupted. The same command goes on.', file=sys.stderr)
         raise SystemExit(130) from None
     if failed:
-        raise SystemExit(f'error: {"; ".join(failed)} The same command tries again.')
+        raise SystemExit(f'error: {"; ".join(failed)}. The same command tries again.')
 
 
 def compare(args: argparse.Namespace, console: Console) -> list[str]:
     """Train, measure and report all runs that are not done; says which failed, and why."""
+    MMLogger.get_instance('comparison', log_level='WARNING')  # the bar and the table say the rest
     work_dir = Path(args.work_dir)
     keep_settings(args, work_dir / 'settings.json')
     sources = prepare_data(args, work_dir / 'data')
@@ -63,13 +66,14 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
         console.print(f'{name} ({number} of {len(wanted)})')
         try:
             finish_run(args, method, seed, sources, folder)
-        except ValueError as error:
-            failed.append(f'{name}: {error}')
-            console.print(failed[-1], style='red')
+        except (TypeError, ValueError) as error:
+            write_text(folder / 'error.txt', traceback.format_exc())
+            failed.append(f'{name}: {" ".join(str(error).split())} ({folder / "error.txt"})')
+            console.print(failed[-1], style='red', markup=False, soft_wrap=True)
         write_report(work_dir)
     write_report(work_dir)
-    console.print((work_dir / 'table.md').read_text(encoding='utf-8'))
-    console.print(f'{work_dir}: table.md, results.json, curves.svg, curves.png')
+    print((work_dir / 'table.md').read_text(encoding='utf-8'))
+    print(f'{work_dir}: table.md, results.json, curves.svg, curves.png')
     return failed
 
 
@@ -165,7 +169,7 @@ def run_config(
     merge_options(cfg, args.cfg_options)
     cfg.work_dir, cfg.experiment_name = str(folder), str(folder)
     cfg.resume = bool(saved_checkpoints(folder))
-    cfg.log_level = 'ERROR'  # the bar and the table say the rest
+    cfg.log_level = 'ERROR'
     cfg.randomness.seed = seed
     if takes_seed(cfg.model.type):
         cfg.model.clustering.seed = seed
