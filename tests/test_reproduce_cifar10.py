@@ -51,6 +51,7 @@ def compared(tmp_path_factory):
     return folder, arguments
 
 
+@pytest.mark.slow
 def test_all_runs_are_in_the_results_and_in_the_table(compared):
     folder, _ = compared
     runs = {run['method']: run for run in results(folder)}
@@ -71,6 +72,7 @@ def test_all_runs_are_in_the_results_and_in_the_table(compared):
     assert (folder / 'curves.svg').is_file() and (folder / 'curves.png').is_file()
 
 
+@pytest.mark.slow
 def test_finished_runs_are_skipped_and_further_seeds_are_added(compared, monkeypatch, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in compared[0].rglob('scores.json')}
     folder, arguments = compared
@@ -89,6 +91,7 @@ def test_finished_runs_are_skipped_and_further_seeds_are_added(compared, monkeyp
     assert first['scores']['kmeans'] != second['scores']['kmeans']
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_work_dir_are_refused(compared):
     folder, arguments = compared
     arguments = ['3' if text == '2' else text for text in arguments]
@@ -98,6 +101,7 @@ def test_other_settings_in_the_same_work_dir_are_refused(compared):
     assert json.loads((folder / 'settings.json').read_text())['epochs'] == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys):
     """CoKe has no ``reweight_pow``, DeepCluster has."""
     options = [*OPTIONS, 'model.clustering.reweight_pow=0.5']

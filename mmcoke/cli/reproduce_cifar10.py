@@ -56,7 +56,7 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
     work_dir = Path(args.work_dir)
     keep_settings(args, work_dir / 'settings.json')
     sources = prepare_data(args, work_dir / 'data')
-    failed = []
+    failed, reported = [], False
     wanted = [(method, seed) for seed in args.seeds for method in (UNTRAINED, *args.methods)]
     for number, (method, seed) in enumerate(wanted, 1):
         name = f'{method}, seed {seed}'
@@ -71,7 +71,9 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
             failed.append(f'{name}: {" ".join(str(error).split())} ({folder / "error.txt"})')
             console.print(failed[-1], style='red', markup=False, soft_wrap=True)
         write_report(work_dir)
-    write_report(work_dir)
+        reported = True
+    if not reported:
+        write_report(work_dir)
     print((work_dir / 'table.md').read_text(encoding='utf-8'))
     print(f'{work_dir}: table.md, results.json, curves.svg, curves.png')
     return failed
