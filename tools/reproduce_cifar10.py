@@ -27,6 +27,9 @@ RECIPES = {
 """Recipes below configs/selfsup; those of the digits: :func:`recipes_of`."""
 
 
+SMALL_EPOCHS = 10
+
+
 def recipes_of(small: bool) -> dict[str, Path]:
     """Recipe of each method that has one, for CIFAR-10 or for the digits."""
     paths = {name: ROOT / 'configs/selfsup' / path for name, path in RECIPES.items()}
@@ -53,7 +56,12 @@ def parse_args() -> argparse.Namespace:
         help='folder with cifar10_train.npz and cifar10_test.npz, or the archive, which is '
         'downloaded where nothing is there (%(default)s)',
     )
-    parser.add_argument('--small', action='store_true', help='the digits that scikit-learn ships')
+    parser.add_argument(
+        '--small',
+        action='store_true',
+        help=f'the digits that scikit-learn ships, {SMALL_EPOCHS} epochs; checks that the methods '
+        'come in the order that they should (docs/cifar10.md)',
+    )
     parser.add_argument('--num-images', type=int, help='of the training split, by class (all)')
     parser.add_argument('--width', type=int, help="channels of the network's stem (64)")
     parser.add_argument(
@@ -73,6 +81,8 @@ def parse_args() -> argparse.Namespace:
             parser.error(f'--{name.replace("_", "-")} must be at least 1')
     if args.small and (args.width or args.num_images):
         parser.error('--small has its own images and networks: no --width, no --num-images')
+    args.order_due = args.small and args.epochs is None and not args.cfg_options
+    args.epochs = args.epochs or (SMALL_EPOCHS if args.small else None)
     args.recipes = recipes_of(args.small)
     args.methods = list(dict.fromkeys(args.methods or args.recipes))
     if missing := [name for name in args.methods if name not in args.recipes]:

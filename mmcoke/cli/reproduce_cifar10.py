@@ -7,7 +7,10 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 from mmengine.config import Config
@@ -34,6 +37,12 @@ from .scores import last_in, scores_of_run
 
 UNTRAINED = 'untrained'
 """Row of the table: the network as the first of the methods starts from."""
+
+ORDER = (
+    ('deepcluster', UNTRAINED, ('kmeans', 'test', 'acc'), 0.1),
+    ('coke-2view', 'coke', ('knn', '20'), 0.02),
+)
+"""What ``--small`` must show: a method, one below it, by which score, and by how much at least."""
 
 Sources = Mapping[str, str | dict]
 
@@ -76,6 +85,8 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
         write_report(work_dir)
     print((work_dir / 'table.md').read_text(encoding='utf-8'))
     print(f'{work_dir}: table.md, results.json, curves.svg, curves.png')
+    if args.order_due:
+        failed += check_order(finished_runs(work_dir))
     return failed
 
 
@@ -221,10 +232,35 @@ def knn_curve(folder: Path) -> list[tuple[int, float, float]]:
 # ---- report
 
 
+def finished_runs(work_dir: Path) -> list[dict]:
+    """Records of all finished runs in a work dir, the oldest first."""
+    paths = sorted(work_dir.glob('*/seed*/scores.json'), key=lambda path: path.stat().st_mtime)
+    return [read_json(path, 'method', 'seed', 'scores', 'curve') for path in paths]
+
+
+def check_order(runs: list[dict]) -> list[str]:
+    """Print how far :data:`ORDER` holds, means over the seeds; returns what does not."""
+    broken = []
+    for better, worse, score, margin in ORDER:
+        means = [mean_score(runs, method, score) for method in (better, worse)]
+        if None in means:
+            continue
+        said = f'{better} {means[0]:.3f}, {worse} {means[1]:.3f} ({" ".join(score)})'
+        print(f'order: {said}, at least {margin} apart')
+        if means[0] - means[1] < margin:
+            broken.append(f'the order is another one: {said}, which must be {margin} apart')
+    return broken
+
+
+def mean_score(runs: list[dict], method: str, score: tuple[str, ...]) -> float | None:
+    """Mean over the seeds; None if the method has not run."""
+    found = [reduce(getitem, score, run['scores']) for run in runs if run['method'] == method]
+    return mean(found) if found else None
+
+
 def write_report(work_dir: Path) -> None:
     """Write table, results and curves of all finished runs in a work dir."""
-    paths = sorted(work_dir.glob('*/seed*/scores.json'), key=lambda path: path.stat().st_mtime)
-    runs = [read_json(path, 'method', 'seed', 'scores', 'curve') for path in paths]
+    runs = finished_runs(work_dir)
     settings = read_json(work_dir / 'settings.json')
     record = dict(settings=settings, versions=versions(), runs=runs)
     write_text(work_dir / 'results.json', json.dumps(record, indent=2) + '\n')
