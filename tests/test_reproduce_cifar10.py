@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, fork, run_tool
 
+from mmcoke.cli.reproduce_cifar10 import check_order
 from mmcoke.datasets.cifar10 import save_npz
 from mmcoke.files import read_checkpoint
 
@@ -106,12 +107,26 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys):
     """CoKe has no ``reweight_pow``, DeepCluster has."""
     options = [*OPTIONS, 'model.clustering.reweight_pow=0.5']
     arguments = ['--small', '--methods', 'coke', 'deepcluster', '--epochs', '1', '--seeds', '0']
-    message = r'error: coke, seed 0: .*error\.txt\)\. The same command tries again'
+    message = r'error: coke, seed 0: .*error\.txt\) The same command tries again'
     with pytest.raises(SystemExit, match=message) as stop:
         reproduce(*arguments, '--work-dir', tmp_path / 'work', *options)
     assert '\n' not in str(stop.value)
     assert 'reweight_pow' in (tmp_path / 'work/coke/seed0/error.txt').read_text()
     assert [run['method'] for run in results(tmp_path / 'work')] == ['untrained', 'deepcluster']
+
+
+def found(method, knn, acc):
+    scores = dict(knn={'20': knn}, kmeans=dict(test=dict(acc=acc)))
+    return dict(method=method, scores=scores)
+
+
+def test_an_order_that_is_not_shown_is_told_by_means_over_the_seeds(capsys):
+    runs = [found('untrained', 0, 0.5), found('deepcluster', 0, 0.5), found('deepcluster', 0, 0.75)]
+    assert check_order(runs) == []  # 0.625 is 0.125 above; CoKe has not run
+    assert 'deepcluster 0.625, untrained 0.500 (kmeans test acc)' in capsys.readouterr().out
+    runs += [found('coke-2view', 0.91, 0), found('coke', 0.9, 0)]
+    (said,) = check_order(runs)
+    assert said.startswith('the order is another one: coke-2view 0.910, coke 0.900 (knn 20)')
 
 
 def until(path, process):
@@ -146,6 +161,14 @@ def test_a_killed_or_interrupted_comparison_goes_on_with_the_same_command(signum
     logs = sorted(folder.glob('coke/seed0/*/vis_data/scalars.json'))
     second = [json.loads(line) for line in logs[1].read_text().splitlines()]
     assert len(logs) == 2 and min(x['step'] for x in second if 'knn/acc' in x) > 1
+
+
+@pytest.mark.slow
+def test_small_shows_the_order_that_it_must(tmp_path, capsys):
+    """Without two views, which take most of the time."""
+    arguments = ['--small', '--methods', 'deepcluster', '--seeds', '0']
+    reproduce(*arguments, '--work-dir', tmp_path / 'work')
+    assert 'order: deepcluster' in capsys.readouterr().out
 
 
 def cifar(folder, num_train=160, num_test=40):

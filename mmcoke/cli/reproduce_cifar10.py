@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         print('\nInterrupted. The same command goes on.', file=sys.stderr)
         raise SystemExit(130) from None
     if failed:
-        raise SystemExit(f'error: {"; ".join(failed)}. The same command tries again.')
+        raise SystemExit(f'error: {"; ".join(failed)}')
 
 
 def compare(args: argparse.Namespace, console: Console) -> list[str]:
@@ -77,7 +77,8 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
             finish_run(args, method, seed, sources, folder)
         except (TypeError, ValueError) as error:
             write_text(folder / 'error.txt', traceback.format_exc())
-            failed.append(f'{name}: {" ".join(str(error).split())} ({folder / "error.txt"})')
+            said, details = ' '.join(str(error).split()), folder / 'error.txt'
+            failed.append(f'{name}: {said} ({details}) The same command tries again.')
             console.print(failed[-1], style='red', markup=False, soft_wrap=True)
         write_report(work_dir)
         reported = True
