@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -214,11 +215,14 @@ def test_what_is_missing_is_told_in_one_line(arguments, message, finished_run):
     assert '\n' not in str(stop.value)
 
 
-def test_sources_are_arrays_the_archive_or_a_download(tmp_path):
+def test_sources_are_arrays_the_archive_or_a_download(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='--download'):
         cifar10_sources(tmp_path, download=False)
+    read = []
+    monkeypatch.setattr('mmcoke.datasets.cifar10.load_split', lambda *args: read.append(args))
     archive = dict(type='CIFAR10', data_root=str(tmp_path), split='test')
     assert cifar10_sources(tmp_path)['test'] == archive
+    assert read == [(archive, 'all')]  # which downloads, before anything is trained
     (tmp_path / 'cifar-10-python.tar.gz').touch()
     assert cifar10_sources(tmp_path, download=False)['test'] == archive
     save_npz(tmp_path / 'cifar10_train.npz', x=np.zeros((2, 4, 4), np.uint8))
@@ -226,6 +230,17 @@ def test_sources_are_arrays_the_archive_or_a_download(tmp_path):
         cifar10_sources(tmp_path)
     save_npz(tmp_path / 'cifar10_test.npz', x=np.zeros((2, 4, 4), np.uint8))
     assert cifar10_sources(tmp_path)['train'] == str(tmp_path / 'cifar10_train.npz')
+
+
+def test_a_download_that_fails_ends_with_the_remedy(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise URLError('no network')
+
+    monkeypatch.setattr('mmpretrain.datasets.cifar.download_and_extract_archive', fail)
+    message = r'could not be downloaded \(.*no network.*\)\. Put cifar-10-python\.tar\.gz or'
+    with pytest.raises(ValueError, match=message) as stop:
+        cifar10_sources(tmp_path / 'data')
+    assert '\n' not in str(stop.value)
 
 
 def test_a_stratified_part_has_equal_shares_and_is_always_the_same(tmp_path):

@@ -65,30 +65,32 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
     work_dir = Path(args.work_dir)
     keep_settings(args, work_dir / 'settings.json')
     sources = prepare_data(args, work_dir / 'data')
-    failed, reported = [], False
     wanted = [(method, seed) for seed in args.seeds for method in (UNTRAINED, *args.methods)]
-    for number, (method, seed) in enumerate(wanted, 1):
-        name = f'{method}, seed {seed}'
-        folder = work_dir / method / f'seed{seed}'
-        if (folder / 'scores.json').is_file():
-            continue
-        console.print(f'{name} ({number} of {len(wanted)})')
+    folders = {work_dir / method / f'seed{seed}': (method, seed) for method, seed in wanted}
+    due = {path: run for path, run in folders.items() if not (path / 'scores.json').is_file()}
+    failed = []
+    for number, (folder, (method, seed)) in enumerate(due.items(), 1):
+        console.print(f'{method}, seed {seed} ({number} of {len(due)})')
         try:
             finish_run(args, method, seed, sources, folder)
         except (TypeError, ValueError) as error:
-            write_text(folder / 'error.txt', traceback.format_exc())
-            said, details = ' '.join(str(error).split()), folder / 'error.txt'
-            failed.append(f'{name}: {said} ({details}) The same command tries again.')
+            failed.append(note_failure(error, f'{method}, seed {seed}', folder / 'error.txt'))
             console.print(failed[-1], style='red', markup=False, soft_wrap=True)
         write_report(work_dir)
-        reported = True
-    if not reported:
+    if not due:
         write_report(work_dir)
     print((work_dir / 'table.md').read_text(encoding='utf-8'))
     print(f'{work_dir}: table.md, results.json, curves.svg, curves.png')
     if args.order_due:
         failed += check_order(finished_runs(work_dir))
     return failed
+
+
+def note_failure(error: Exception, name: str, path: Path) -> str:
+    """Write the traceback into a file; the failure of a run in one line."""
+    write_text(path, ''.join(traceback.format_exception(error)))
+    said = ' '.join(str(error).split())
+    return f'{name}: {said} ({path}) The same command tries again.'
 
 
 # ---- settings and data
@@ -193,16 +195,20 @@ def run_config(
         set_epochs(cfg, args.epochs)
     epochs, hook = cfg.train_cfg.max_epochs, cfg.default_hooks.checkpoint
     hook.update(interval=min(hook.get('interval', 10), epochs), max_keep_ckpts=1)
-    dataset = cfg.train_dataloader.dataset
-    dataset.source = sources['training']
-    plain = dict(type='InMemoryImages', device=dataset.get('device', 'cpu'))
-    train, test = (
-        dict(plain, source=sources[split], pipeline=dataset.pipeline) for split in ('train', 'test')
-    )
-    knn = dict(type='KNNHook', train=train, test=test, max_samples=1 << 20, batch_size=1000)
-    cfg.custom_hooks += [knn | dict(interval=args.knn_every or max(1, epochs // 20))]
-    cfg.custom_hooks += [dict(type='ProgressHook')]
+    cfg.train_dataloader.dataset.source = sources['training']
+    interval = args.knn_every or max(1, epochs // 20)
+    cfg.custom_hooks += [knn_probe(cfg, sources, interval), dict(type='ProgressHook')]
     return cfg
+
+
+def knn_probe(cfg: Config, sources: Sources, interval: int) -> dict:
+    """Config of the hook that classifies the test split, with all images, during training."""
+    dataset = cfg.train_dataloader.dataset
+    plain = dict(type='InMemoryImages', device=dataset.get('device', 'cpu'))
+    plain |= dict(pipeline=dataset.pipeline)
+    train, test = (dict(plain, source=sources[split]) for split in ('train', 'test'))
+    options = dict(interval=interval, max_samples=1 << 20, batch_size=1000)
+    return dict(type='KNNHook', train=train, test=test, **options)
 
 
 def takes_seed(algorithm: str) -> bool:

@@ -9,7 +9,8 @@ from mmcoke.files import write_whole
 from .in_memory import load_split
 
 NAMES = dict(train='cifar10_train.npz', test='cifar10_test.npz')
-ARCHIVE = 'cifar-10-batches-py'
+ARCHIVE = 'cifar-10-python'
+"""Name of the published file, but for ``.tar.gz``."""
 
 
 def cifar10_sources(folder: str | Path, *, download: bool = True) -> dict[str, str | dict]:
@@ -21,7 +22,7 @@ def cifar10_sources(folder: str | Path, *, download: bool = True) -> dict[str, s
         download: whether mmpretrain may download that archive where nothing is there.
 
     Raises:
-        ValueError: if a folder holds neither, and nothing may be downloaded.
+        ValueError: if a folder holds neither, and nothing may, or can, be downloaded.
     """
     paths = {split: Path(folder) / name for split, name in NAMES.items()}
     there = [path for path in paths.values() if path.is_file()]
@@ -31,11 +32,21 @@ def cifar10_sources(folder: str | Path, *, download: bool = True) -> dict[str, s
     if there or not (archived or download):
         raise ValueError(
             f'{folder} holds neither {" and ".join(NAMES.values())} (x: uint8 (n, 32, 32, 3) in '
-            f'RGB, y: labels) nor {ARCHIVE}/. Name a folder that does: --data FOLDER, or let the '
-            'archive be downloaded into one: --download'
+            f'RGB, y: labels) nor {ARCHIVE}.tar.gz. Name a folder that does: --data FOLDER, or let '
+            'the archive be downloaded into one: --download'
         )
     archive = dict(type='CIFAR10', data_root=str(folder))
-    return {split: dict(archive, split=split) for split in NAMES}
+    sources = {split: dict(archive, split=split) for split in NAMES}
+    try:
+        load_split(sources['test'], 'all')  # mmpretrain downloads here
+    except (OSError, RuntimeError, AssertionError) as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f'The archive of CIFAR-10 is not in {folder} and could not be downloaded ({reason}). '
+            f'Put {ARCHIVE}.tar.gz or {" and ".join(NAMES.values())} there, or name a folder that '
+            'has them: --data FOLDER'
+        ) from error
+    return sources
 
 
 def write_part(source: str | dict, num_images: int, path: Path) -> None:
