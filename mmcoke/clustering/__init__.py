@@ -10,6 +10,8 @@ from .kmeans import KMeansResult, kmeans, pca_whiten
 from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from .sinkhorn import sinkhorn
+from .swav import SwAVLabeler
 
 __all__ = [
     'UNASSIGNED',
@@ -21,7 +23,9 @@ __all__ = [
     'ODCLabeler',
     'OnlineConstrainedKMeans',
     'PseudoLabels',
+    'SwAVLabeler',
     'cluster_weight',
     'kmeans',
     'pca_whiten',
+    'sinkhorn',
 ]

@@ -1,5 +1,6 @@
 """Losses as free functions. Needs torch only."""
 
 from .coke_loss import cluster_logits, coke_loss, multi_view_coke_loss
+from .swav_loss import swapped_prediction_loss
 
-__all__ = ['cluster_logits', 'coke_loss', 'multi_view_coke_loss']
+__all__ = ['cluster_logits', 'coke_loss', 'multi_view_coke_loss', 'swapped_prediction_loss']

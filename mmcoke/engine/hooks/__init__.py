@@ -11,6 +11,7 @@ from .results_hook import ResultsHook
 from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
 from .skip_unreadable_hook import SkipUnreadableHook
+from .swav_hook import SwAVHook
 
 __all__ = [
     'CheckpointHook',
@@ -27,4 +28,5 @@ __all__ = [
     'ResultsHook',
     'SampleSeedHook',
     'SkipUnreadableHook',
+    'SwAVHook',
 ]

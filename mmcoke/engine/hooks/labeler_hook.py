@@ -296,7 +296,7 @@ def check_labeler_state(
 def describe_state(shapes: dict[str, torch.Size]) -> str:
     """Kind, numbers of clusters and samples in the shapes of labelers' buffers."""
     names = {name.partition('.')[2] for name in shapes}
-    kinds = dict(CoKe='kmeans.centers', ODC='centroids', DeepCluster='size')
+    kinds = dict(CoKe='kmeans.centers', ODC='centroids', DeepCluster='size', SwAV='queue')
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
     if kind == 'CoKe':
         kind += f' {"with" if "labels.weight" in names else "without"} averaged labels'

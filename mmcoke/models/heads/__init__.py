@@ -1,5 +1,6 @@
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
+from .swav_head import SwAVHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead']
+__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SwAVHead']

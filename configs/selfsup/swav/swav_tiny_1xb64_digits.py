@@ -1,0 +1,28 @@
+# SwAV, two views, on the 1,257 training images of scikit-learn's digits.
+#
+#   bash tools/quickstart.sh --config configs/selfsup/swav/swav_tiny_1xb64_digits.py
+#
+# Hardware: 2 CPU cores. Time, expected: TODO
+_base_ = '../coke/coke_tiny_1xb64_digits.py'
+
+# method
+model = dict(
+    type='SwAV',
+    data_preprocessor=dict(views=[{{_base_.view}}, {{_base_.view}}]),
+    neck=dict(with_last_bn=False, with_last_bias=True),
+    head=dict(_delete_=True, type='SwAVHead', in_channels=64, temperature=0.1),
+    clustering=dict(
+        _delete_=True,
+        num_clusters=30,
+        temperature=0.05,
+        num_iters=3,
+        queue_length=256,
+        queue_from_epoch=15,
+    ),
+)
+custom_hooks = [dict(type='SwAVHook')]
+
+# schedule
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}))
+param_scheduler = [dict(type='WarmupCosineLR', zero=0, warmup=5, convert_to_iter_based=True)]
+train_cfg = dict(max_epochs=100)
