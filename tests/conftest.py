@@ -24,6 +24,7 @@ DIGITS = dict(
     coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
     deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
+    swav=CONFIGS / 'swav/swav_tiny_1xb64_digits.py',
 )
 SMALL = {
     'model.backbone.channels': [8, 8, 8, 16, 16],
@@ -55,6 +56,16 @@ TINY = dict(
         'model.clustering.num_clusters': 12,
         'model.clustering.min_size': 40,
         'param_scheduler': [],
+    },
+    swav=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.head.in_channels': 8,
+        'model.clustering.num_clusters': 12,
+        'model.clustering.queue_length': 100,
+        'model.clustering.queue_from_epoch': 1,
+        'param_scheduler.0.warmup': 1,
     },
 )
 """Smaller networks and 3 epochs, by method."""

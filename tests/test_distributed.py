@@ -40,7 +40,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'odc']
+METHODS = ['coke', 'deepcluster', 'odc', 'swav']
 
 
 @pytest.mark.parametrize('method', METHODS)

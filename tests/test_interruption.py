@@ -72,7 +72,7 @@ PLACES = dict(first_epoch=7, middle=LENGTH + 4, last_of_an_epoch=2 * LENGTH, las
 CASES = [('coke', {}, iteration) for iteration in PLACES.values()]
 CASES += [
     (method, change, PLACES[place])
-    for method, change in (('coke', STAGE_2), ('deepcluster', {}), ('odc', {}))
+    for method, change in (('coke', STAGE_2), ('deepcluster', {}), ('odc', {}), ('swav', {}))
     for place in ('middle', 'last_of_an_epoch')
 ]
 CASES += [
@@ -108,7 +108,7 @@ def test_one_that_was_interrupted_twice_is_resumed_from_the_second(tmp_path):
     assert_same(whole, final(parts))
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'swav'])
 def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     """In the first epoch of a process, a loader with such workers draws a random number."""
     alone, parts = run(method, tmp_path, {})
@@ -121,7 +121,7 @@ def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     assert_same(alone, final(parts))
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'swav'])
 def test_no_gradient_waits_for_the_next_epoch(tmp_path, method):
     """Nine batches an epoch, two in a step: the ninth makes a step of its own."""
     steps = []

@@ -31,6 +31,9 @@ BAD = {
     ('odc', 'neck.hid_channels'): COUNTS,
     ('odc', 'neck.out_channels'): COUNTS,
     ('odc', 'neck.dropout'): SHARES,
+    ('swav', 'clustering.num_clusters'): [[4], *COUNTS],
+    ('swav', 'head.temperature'): [0, -0.1, *NOT_NUMBERS],
+    ('swav', 'head.freeze_epochs'): [-1, 2.5, *NOT_NUMBERS],
 }
 
 

@@ -30,6 +30,11 @@ CASES = {
         },
     ),
     'ODC': ('odc', {}),
+    'SwAV, queue from epoch 1': ('swav', {}),
+    'SwAV, queue and prototypes from epoch 4': (
+        'swav',
+        {'model.clustering.queue_from_epoch': 4, 'model.head.freeze_epochs': 4},
+    ),
 }
 
 

@@ -14,7 +14,7 @@ model = dict(
     clustering=dict(
         _delete_=True,
         num_clusters=30,
-        temperature=0.05,
+        temperature=0.03,
         num_iters=3,
         queue_length=256,
         queue_from_epoch=15,
@@ -23,6 +23,9 @@ model = dict(
 custom_hooks = [dict(type='SwAVHook')]
 
 # schedule
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}))
+optim_wrapper = dict(
+    optimizer=dict(lr=0.05),
+    paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}),
+)
 param_scheduler = [dict(type='WarmupCosineLR', zero=0, warmup=5, convert_to_iter_based=True)]
-train_cfg = dict(max_epochs=100)
+train_cfg = dict(max_epochs=60)

@@ -77,6 +77,4 @@ class SwAVHead(BaseModule):
         """
         sizes = [len(x_nD) for x_nD in projections]
         scores = self(torch.cat(projections)).split(sizes)
-        return dict(
-            loss=swapped_prediction_loss(scores, code_VnK, temperature=self.temperature)
-        )
+        return dict(loss=swapped_prediction_loss(scores, code_VnK, temperature=self.temperature))
