@@ -207,6 +207,8 @@ def network(method='coke', seed=0):
     cfg = tiny('coke' if method == 'coke_stage2' else method)
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
+    elif method == 'swav':
+        cfg.model.clustering.update(num_clusters=6, queue_length=20)
     elif method != 'coke':
         cfg.model.clustering.num_clusters = 6
         cfg.model.clustering.update(dict(min_size=4) if method == 'odc' else dict(reweight_pow=0.5))
@@ -257,7 +259,8 @@ def two_epochs(rank, world_size, folder, method):
             own = batch.chunk(world_size)[rank]
             samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
             model.zero_grad()
-            forward(images[own], samples, mode='loss')['loss'].backward()
+            views = [images[own], images[own].flip(-1)] if method == 'swav' else images[own]
+            forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
             grads = {name: p.grad.clone() for name, p in model.named_parameters()}
             state = {name: v.clone() for name, v in model.labelers.state_dict().items()}
@@ -265,7 +268,7 @@ def two_epochs(rank, world_size, folder, method):
             with torch.no_grad():
                 for p in model.parameters():
                     p -= 0.1 * p.grad
-        for labeler in model.labelers if method != 'deepcluster' else []:
+        for labeler in model.labelers if method not in ('deepcluster', 'swav') else []:
             labeler.end_epoch()
     torch.save(seen, f'{folder}/world{world_size}_rank{rank}.pth')
     if world_size > 1:

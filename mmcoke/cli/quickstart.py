@@ -40,6 +40,9 @@ PROTOCOL = (
     'pre-training.'
 )
 
+UNSEEDED = ('SeLa', 'SwAV')
+"""Methods whose clustering draws nothing at random."""
+
 
 def main(args: argparse.Namespace) -> None:
     configs = load_configs(args)
@@ -101,7 +104,8 @@ def load_config(args: argparse.Namespace, path: str | Path, work_dir: str | Path
     cfg.work_dir = str(work_dir)
     cfg.resume = args.resume
     cfg.randomness.seed = args.seed
-    cfg.model.clustering.seed = args.seed
+    if cfg.model.type not in UNSEEDED:
+        cfg.model.clustering.seed = args.seed
     cfg.log_level = 'ERROR'  # the progress bar and the table say the rest
     cfg.custom_hooks.append(dict(type='ProgressHook'))
     merge_options(cfg, args.cfg_options)

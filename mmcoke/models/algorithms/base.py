@@ -243,10 +243,13 @@ def explained_batch_norm() -> Iterator[None]:
 
 @torch.no_grad()
 def global_batch(x_nD: Tensor, idx_n: Tensor) -> tuple[Tensor, Tensor, slice]:
-    """Features (N, D) and indices (N,) of all processes, in order, and where the own ones are."""
+    """Features (N, D) and indices (N,) of all processes, in order, and where the own ones are.
+
+    Features of several views, (V, n, D), become (V, N, D).
+    """
     first = get_rank() * len(idx_n)
     own = slice(first, first + len(idx_n))
-    return torch.cat(all_gather(x_nD)), torch.cat(all_gather(idx_n)), own
+    return torch.cat(all_gather(x_nD), -2), torch.cat(all_gather(idx_n)), own
 
 
 def sample_indices(data_samples: list | Tensor | None, device: torch.device) -> Tensor:
