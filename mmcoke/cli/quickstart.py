@@ -181,7 +181,8 @@ def describe_run(cfg: Config, model: nn.Module, seconds: float, clusters, images
     """What the page shows of one run."""
     curves = report.read_scalars(cfg.work_dir)
     method = cfg.model.type
-    names = curve_names(model.labelers) if method == 'CoKe' else [method.lower()]
+    several = method in ('CoKe', 'SeLa')
+    names = curve_names(model.labelers, method.lower()) if several else [method.lower()]
     clusterings = [
         (name, len(labeler.sizes()), getattr(labeler, 'min_size', 0))
         for name, labeler in zip(names, model.labelers, strict=True)

@@ -1,5 +1,7 @@
 """Equal shares: the optimal-transport plan between samples and clusters, entropy-regularized."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,45 @@ def sinkhorn(scores_NK: Tensor, *, temperature: float = 0.05, num_iters: int = 3
             column_1K = -(logits_NK + row_N1).logsumexp(-2, keepdim=True)
             row_N1 = -(logits_NK + column_1K).logsumexp(-1, keepdim=True)
         return (logits_NK + column_1K).softmax(-1)
+
+
+def sinkhorn_columns(
+    chunks: Callable[[], Iterable[Tensor]],
+    num_clusters: int,
+    *,
+    temperature: float,
+    num_iters: int,
+    tolerance: float,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Tensor:
+    """Scaling of the columns in :func:`sinkhorn`, for more samples than a matrix of scores fits.
+
+    The scores come chunk by chunk, once in each iteration, and only the scaling is kept: the rows
+    follow from it (a softmax), and so do the assignments.
+
+    Args:
+        chunks: gives the scores of all samples, float32 (m, K) at a time, in the same order.
+        num_clusters: K.
+        temperature, num_iters: see :func:`sinkhorn`.
+        tolerance: the iterations end where the shares of the clusters differ from 1/K by this part
+            of it, in the mean.
+        progress: wraps the iterable of iterations, such as ``rich.progress.track``.
+
+    Returns:
+        float32 (K,), to be added to ``scores / temperature``.
+    """
+    column_K = torch.zeros(num_clusters)
+    for _ in progress(range(num_iters)):
+        total_K, num_samples = None, 0
+        for score_mK in chunks():
+            column_K = column_K.to(score_mK.device)
+            logp_mK = (score_mK / temperature + column_K).log_softmax(1)
+            part_K = logp_mK.logsumexp(0)
+            total_K = part_K if total_K is None else torch.logaddexp(total_K, part_K)
+            num_samples += len(score_mK)
+        share_K = total_K.exp() * (num_clusters / num_samples)
+        if (share_K - 1).abs().mean() <= tolerance:
+            break
+        column_K = column_K - total_K
+        column_K -= column_K.mean()  # a constant means nothing, but would grow
+    return column_K

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from mmengine.runner import Runner
+from torch import nn
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.engine.batch_size import batch_size
@@ -49,11 +50,11 @@ class CoKeHook(LabelerHook):
             self.log_epoch(runner, runner.epoch + 1, name, scalars)
 
 
-def curve_names(labelers: Iterable[CoKeLabeler]) -> list[str]:
-    """``coke/K`` for each clustering, with its number where another has the same K."""
-    sizes = [labeler.kmeans.num_clusters for labeler in labelers]
+def curve_names(labelers: Iterable[nn.Module], method: str = 'coke') -> list[str]:
+    """``METHOD/K`` for each clustering, with its number where another has the same K."""
+    sizes = [len(labeler.sizes()) for labeler in labelers]
     return [
-        f'coke/{k}' if sizes.count(k) == 1 else f'coke/{k}_{number}'
+        f'{method}/{k}' if sizes.count(k) == 1 else f'{method}/{k}_{number}'
         for number, k in enumerate(sizes)
     ]
 

@@ -1,5 +1,5 @@
 from .coke import CoKe
-from .deepcluster import ODC, DeepCluster
+from .deepcluster import ODC, DeepCluster, SeLa
 from .swav import SwAV
 
-__all__ = ['ODC', 'CoKe', 'DeepCluster', 'SwAV']
+__all__ = ['ODC', 'CoKe', 'DeepCluster', 'SeLa', 'SwAV']

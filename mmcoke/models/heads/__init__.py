@@ -1,6 +1,7 @@
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
+from .sela_head import SeLaHead
 from .swav_head import SwAVHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SwAVHead']
+__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeLaHead', 'SwAVHead']
