@@ -24,6 +24,7 @@ DIGITS = dict(
     coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
     deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
+    sela=CONFIGS / 'sela/sela_tiny_1xb64_digits.py',
     swav=CONFIGS / 'swav/swav_tiny_1xb64_digits.py',
 )
 SMALL = {
@@ -55,6 +56,12 @@ TINY = dict(
         'model.neck.out_channels': 8,
         'model.clustering.num_clusters': 12,
         'model.clustering.min_size': 40,
+        'param_scheduler': [],
+    },
+    sela=SMALL
+    | {
+        'model.clustering.num_clusters': [8, 12],
+        'custom_hooks.0.num_updates': 4,
         'param_scheduler': [],
     },
     swav=SMALL

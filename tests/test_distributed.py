@@ -17,6 +17,7 @@ from test_resume import assert_same
 
 from mmcoke.clustering import FeatureMemory
 from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
+from mmcoke.engine.hooks import SeLaHook
 from mmcoke.engine.hooks.odc_hook import load_shards
 from mmcoke.engine.hooks.refit_hook import cluster_on_main
 from mmcoke.engine.hooks.replica_check_hook import checksum, state_checksum
@@ -40,7 +41,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'odc', 'swav']
+METHODS = ['coke', 'deepcluster', 'odc', 'sela', 'swav']
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -207,6 +208,8 @@ def network(method='coke', seed=0):
     cfg = tiny('coke' if method == 'coke_stage2' else method)
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
+    elif method == 'sela':
+        cfg.model.clustering.num_clusters = [4, 6]
     elif method == 'swav':
         cfg.model.clustering.update(num_clusters=6, queue_length=20)
     elif method != 'coke':
@@ -219,13 +222,16 @@ def network(method='coke', seed=0):
 
 def refit(model, images):
     """What the hooks of DeepCluster and ODC do before an epoch."""
-    (labeler,) = model.labelers
+    labelers, several = model.labelers, hasattr(model.head, 'classifiers')
     dataset = [dict(inputs=image, data_samples=BaseDataElement()) for image in images]
     x_nD = own_features(model, dataset, batch_size=5)
-    x_AD = gather_rows(x_nD, len(images), keep=get_rank() == 0 or labeler.keeps_features)
-    clusters = cluster_on_main(labeler, x_AD, len(images), iter)
-    labeler.refit(x_nD if x_AD is None else x_AD, clusters)
-    model.head.reset(int(labeler.num_fits))
+    x_AD = gather_rows(x_nD, len(images), keep=get_rank() == 0 or labelers[0].keeps_features)
+    for number, labeler in enumerate(labelers):
+        options = SeLaHook.cluster_options(None, model, number) if several else {}
+        clusters = cluster_on_main(labeler, x_AD, len(images), iter, **options)
+        labeler.refit(x_nD if x_AD is None else x_AD, clusters)
+    if not several:  # else the labels are the classifiers' own
+        model.head.reset(int(labelers[0].num_fits))
 
 
 def upkeep(model, method):
@@ -251,9 +257,9 @@ def two_epochs(rank, world_size, folder, method):
     images = torch.randn(48, 1, 16, 16, generator=generator)
     seen = []
     for epoch in range(2):
-        if method == 'deepcluster' or (method == 'odc' and epoch == 0):
+        if method in ('deepcluster', 'sela') or (method == 'odc' and epoch == 0):
             refit(model, images)
-        for labeler in model.labelers if method != 'deepcluster' else []:
+        for labeler in model.labelers if method not in ('deepcluster', 'sela') else []:
             labeler.set_epoch(epoch)
         for batch in torch.randperm(48, generator=generator).split(16):
             own = batch.chunk(world_size)[rank]
@@ -268,7 +274,7 @@ def two_epochs(rank, world_size, folder, method):
             with torch.no_grad():
                 for p in model.parameters():
                     p -= 0.1 * p.grad
-        for labeler in model.labelers if method not in ('deepcluster', 'swav') else []:
+        for labeler in model.labelers if method not in ('deepcluster', 'sela', 'swav') else []:
             labeler.end_epoch()
     torch.save(seen, f'{folder}/world{world_size}_rank{rank}.pth')
     if world_size > 1:

@@ -72,7 +72,13 @@ PLACES = dict(first_epoch=7, middle=LENGTH + 4, last_of_an_epoch=2 * LENGTH, las
 CASES = [('coke', {}, iteration) for iteration in PLACES.values()]
 CASES += [
     (method, change, PLACES[place])
-    for method, change in (('coke', STAGE_2), ('deepcluster', {}), ('odc', {}), ('swav', {}))
+    for method, change in (
+        ('coke', STAGE_2),
+        ('deepcluster', {}),
+        ('odc', {}),
+        ('sela', {}),
+        ('swav', {}),
+    )
     for place in ('middle', 'last_of_an_epoch')
 ]
 CASES += [

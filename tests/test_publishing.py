@@ -23,7 +23,7 @@ from mmcoke.registry import MODELS
 from mmcoke.weights.publish import publish
 from mmcoke.zoo import index
 
-METHODS = dict(coke='CoKe', deepcluster='DeepCluster', odc='ODC', swav='SwAV')
+METHODS = dict(coke='CoKe', deepcluster='DeepCluster', odc='ODC', sela='SeLa', swav='SwAV')
 TOOL = ROOT / 'tools/model_converters/publish_model.py'
 DIGITS_8X8 = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
 

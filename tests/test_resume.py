@@ -30,6 +30,7 @@ CASES = {
         },
     ),
     'ODC': ('odc', {}),
+    'SeLa': ('sela', {}),
     'SwAV, queue from epoch 1': ('swav', {}),
     'SwAV, queue and prototypes from epoch 4': (
         'swav',

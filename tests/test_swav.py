@@ -200,6 +200,7 @@ def test_views_of_other_kinds_are_refused_with_a_remedy():
 
 def test_codes_come_from_the_full_size_views_and_small_crops_predict_them(monkeypatch):
     init_default_scope('mmcoke')
+    torch.manual_seed(0)
     model = MODELS.build(tiny('swav').model).eval()
     model.init_labelers(A)
     full, small = torch.randn(2, 4, 1, 16, 16), torch.randn(2, 4, 1, 10, 10)
@@ -210,7 +211,9 @@ def test_codes_come_from_the_full_size_views_and_small_crops_predict_them(monkey
     weight = model.head.prototypes.weight
     for view in range(2):
         x = normalize(model.project(full[view]), dim=1)
-        torch.testing.assert_close(heard['code'][view], sinkhorn(x @ weight.T))
+        torch.testing.assert_close(
+            heard['code'][view], sinkhorn(x @ weight.T, temperature=0.03), atol=1e-4, rtol=1e-3
+        )
 
 
 def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):

@@ -17,4 +17,4 @@ custom_hooks = [dict(type='SeLaHook', pipeline={{_base_.pipeline}}, batch_size=2
 # schedule
 optim_wrapper = dict(optimizer=dict(lr=0.1))
 param_scheduler = [dict(type='WarmupCosineLR', zero=0, warmup=5, convert_to_iter_based=True)]
-train_cfg = dict(max_epochs=100)
+train_cfg = dict(max_epochs=60)
