@@ -11,6 +11,9 @@ from .precision import float32_no_grad
 from .settings import check_number
 from .sinkhorn import sinkhorn_columns
 
+RESIDENT = 1 << 29
+"""Numbers in the largest table of features that is brought to the classifier's device as a whole."""
+
 
 class SeLaLabeler(LabelsOfAll):
     """Self-labelling by optimal transport over the whole data set (Asano et al., ICLR 2020).
@@ -83,6 +86,9 @@ class SeLaLabeler(LabelsOfAll):
                 f'{tuple(x_AD.shape)} and {self.num_clusters} clusters need '
                 f'{(self.num_clusters, x_AD.shape[1])}.'
             )
+
+        if x_AD.numel() <= RESIDENT:
+            x_AD = x_AD.to(weight_KD.device)
 
         def chunks() -> Iterator[Tensor]:
             for x_mD in x_AD.split(self.chunk_size):

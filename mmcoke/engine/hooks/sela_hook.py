@@ -1,5 +1,7 @@
 """Says when SeLa labels all images anew."""
 
+import math
+
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -16,17 +18,18 @@ from .refit_hook import RefitHook
 class SeLaHook(RefitHook):
     """Labels before training, and then at the ends of epochs, closer together at first.
 
-    The i-th of ``num_updates`` is due when ``(i / num_updates)^2`` of the training is done, as in
-    the authors' schedule; those that fall into one epoch are one, at its end, and there is none
+    The i-th of ``num_updates`` is due when ``(i / num_updates)^power`` of the training is done, as
+    in the authors' schedule; those that fall into one epoch are one, at its end, and there is none
     after the last epoch. The classifiers go on: the labels follow them. Runs before
     ``CheckpointHook``. See :class:`RefitHook` for what it logs, here as ``sela/K``.
 
     Args:
         pipeline, batch_size, num_workers: see :class:`RefitHook`.
         num_updates: how often the labels are updated, at most, after those at the start.
+        power: 2 as for ImageNet; 1 for equal intervals, as for CIFAR-10.
 
     Raises:
-        ValueError: if the number of updates is negative.
+        ValueError: if the number of updates is negative, or the power below 1.
     """
 
     def __init__(
@@ -36,13 +39,15 @@ class SeLaHook(RefitHook):
         num_workers: int = 0,
         *,
         num_updates: int,
+        power: float = 2.0,
     ) -> None:
         super().__init__(pipeline, batch_size, num_workers)
         check_number('num_updates', num_updates, '[0, inf)', whole=True)
-        self.num_updates = num_updates
+        check_number('power', power, '[1, inf)')
+        self.num_updates, self.power = num_updates, power
 
     def num_fits_due(self, runner: Runner) -> int:
-        epochs = update_epochs(self.num_updates, runner.max_epochs)
+        epochs = update_epochs(self.num_updates, runner.max_epochs, self.power)
         return 1 + sum(epoch <= runner.epoch for epoch in epochs)
 
     def recount(self, labeler: SeLaLabeler) -> None:
@@ -60,11 +65,12 @@ class SeLaHook(RefitHook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         runner.visualizer.add_scalars({'sela/loss': mean_loss(runner)}, runner.epoch + 1)
-        if runner.epoch + 1 in update_epochs(self.num_updates, runner.max_epochs):
+        if runner.epoch + 1 in update_epochs(self.num_updates, runner.max_epochs, self.power):
             self.refit(runner, runner.epoch + 1)
 
 
-def update_epochs(num_updates: int, max_epochs: int) -> list[int]:
+def update_epochs(num_updates: int, max_epochs: int, power: float = 2.0) -> list[int]:
     """After how many epochs the labels are updated, in ascending order."""
-    due = (-(-max_epochs * i * i // num_updates**2) for i in range(1, num_updates + 1))
-    return sorted({epoch for epoch in due if epoch < max_epochs})
+    done = (max_epochs * (i / num_updates) ** power for i in range(1, num_updates + 1))
+    due = {math.ceil(epochs - 1e-6) for epochs in done}  # less what rounding may add
+    return sorted(epoch for epoch in due if epoch < max_epochs)
