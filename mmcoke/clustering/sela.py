@@ -12,7 +12,7 @@ from .settings import check_number
 from .sinkhorn import sinkhorn_columns
 
 RESIDENT = 1 << 29
-"""Numbers in the largest table of features that is brought to the classifier's device as a whole."""
+"""Numbers in the largest table of features that is brought to the device as a whole."""
 
 
 class SeLaLabeler(LabelsOfAll):

@@ -2,14 +2,13 @@
 #
 #   bash tools/dist_train.sh configs/selfsup/sela/sela_r50_8xb32_in1k.py 8
 #
-# Settings of the paper and of the authors' script: batch 256, learning rate 0.05, a tenth of
-# it after 150, 300 and 350 epochs, 400 epochs, lambda 25, labels updated 100 times. Their ResNet is of the second version
-# (pre-activation), this one is not; their views are crop, flip, colour jitter and grey, and here
-# they are DeepCluster's.
+# Settings of the paper and of the authors' script: batch 256, learning rate 0.05, a tenth of it
+# after 150, 300 and 350 epochs, 400 epochs, lambda 25, labels updated 100 times. Their ResNet is
+# pre-activated, this one is not; the views here are DeepCluster's.
 #
 # Hardware: 8 GPUs, 11 GB of memory for the features of all images on the main process's machine.
-# Time: not measured. Expected: 61.5 % ImageNet linear top-1 (published, with their network). Not run
-# at this scale by this project.
+# Time: not measured. Expected: 61.5 % ImageNet linear top-1 (published, with their network). Not
+# run at this scale by this project.
 _base_ = ['../_base_/datasets/imagenet_deepcluster.py', '../_base_/default_runtime.py']
 
 # method

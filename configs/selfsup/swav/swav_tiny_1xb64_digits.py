@@ -23,8 +23,8 @@ model = dict(
 )
 custom_hooks = [dict(type='SwAVHook')]
 
-# schedule. With CoKe's learning rate of 0.2 all codes became uniform: the loss stayed at ln 30. At a
-# temperature of 0.05 and lr 0.02, labels after 20 epochs had a purity of 0.84; with these, 0.92.
+# schedule. With CoKe's learning rate of 0.2 all codes became uniform: the loss stayed at ln 30. At
+# a temperature of 0.05 and lr 0.02, labels after 20 epochs had a purity of 0.84; with these, 0.92.
 optim_wrapper = dict(
     optimizer=dict(lr=0.05),
     paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}),
