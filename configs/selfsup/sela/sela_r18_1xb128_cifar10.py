@@ -1,7 +1,7 @@
-# SeLa, ResNet-18, on the training images of CIFAR-10: the settings of the authors' script (10
-# clusterings of 128, lambda 10, batch 128, learning rate 0.03, 400 epochs), which are for an AlexNet
-# and images of 224 pixels; network and augmentation of CoKe's recipe with one view. They update
-# the labels of one clustering in each epoch, here those of all are.
+# SeLa, ResNet-18, on the training images of CIFAR-10: the settings of the authors' script, which
+# are for an AlexNet and images of 224 pixels (10 clusterings of 128, lambda 10, batch 128, lr 0.03,
+# 400 epochs); network and augmentation of CoKe's recipe with one view. They update the labels of
+# one clustering in each epoch, here those of all are.
 #
 #   python tools/train.py configs/selfsup/sela/sela_r18_1xb128_cifar10.py
 #
