@@ -93,7 +93,7 @@ def test_labels_are_kept_on_request(trained, tmp_path):
     method, config, checkpoint = trained
     published = publish(checkpoint, tmp_path, config=config, keep_labels=True)
     kept, original = label_tables(published.path), label_tables(checkpoint)
-    assert len(kept) == (2 if method == 'coke' else 1)
+    assert len(kept) == (2 if method in ('coke', 'sela') else 1)
     for name, label in original.items():
         assert (label != UNASSIGNED).any() and torch.equal(kept[name], label)
     state = read_checkpoint(published.path)['state_dict']
