@@ -3,7 +3,7 @@
 Ours runs as `tools/train.py configs/selfsup/coke/coke_r18_1xb128-2view_cifar10.py` does, hooks and
 all, with the captured step and with plain ones; images are random unless `--data` names an array
 (.npz with x). `--prototype` names a program that prints `bench: ... views/s` (a single file with
-the step in one CUDA graph, which shows what the hardware allows): it runs before and after.
+the step in one CUDA graph, which shows what the hardware allows). All run in turns.
 
     python benchmarks/cifar10_step.py --device cuda --prototype cifar10_one_graph.py
     python benchmarks/cifar10_step.py --width 8 --steps 5                (a CPU, a thinner network)
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument('--width', type=int, default=64, help='channels of the stem (%(default)s)')
     parser.add_argument('--num', type=int, default=50_000, help='random images (%(default)s)')
     parser.add_argument('--data', help='an .npz file with x, instead of random images')
+    parser.add_argument('--rounds', type=int, default=2, help='of all in turns (%(default)s)')
     parser.add_argument('--prototype', help='a program to compare with')
     _timing.options(parser, repeats=5)
     args = _timing.parse(parser)
@@ -124,13 +125,11 @@ def main() -> None:
         if torch.cuda.is_available():
             variants['captured'] = ('CapturedTrainLoop', False)
             variants['captured, compiled'] = ('CapturedTrainLoop', True)
-        for again in range(2):
+        for again in range(args.rounds):
             if args.prototype:
                 times.setdefault('prototype', []).append(prototype(args, data))
-            for name in variants if not again else reversed(variants):
+            for name in reversed(variants) if again % 2 else variants:
                 times.setdefault(name, []).extend(ours(args, data, *variants[name]))
-            if not args.prototype:
-                break
     summaries = {name: _timing.summary(values) for name, values in times.items()}
     views = {name: 256_000 / statistics.median(values) for name, values in times.items()}
     _timing.finish(args, summaries, next(iter(summaries)), views_per_second=views)

@@ -122,19 +122,11 @@ def check_synchronizations() -> str:
 
 def tests() -> str:
     """The tests marked gpu; those that fail, with their reasons."""
-    command = [
-        sys.executable,
-        '-m',
-        'pytest',
-        '-q',
-        '-m',
-        'gpu',
-        '--tb=short',
-        '-p',
-        'no:cacheprovider',
-    ]
+    options = ['-q', '-m', 'gpu', '--tb=short', '-p', 'no:cacheprovider']
+    command = [sys.executable, '-m', 'pytest', *options]
+    marked = [x for x in (HERE.parent / 'tests').glob('test_*.py') if 'mark.gpu' in x.read_text()]
     run = subprocess.run(
-        [*command, str(HERE.parent / 'tests')],
+        [*command, *map(str, marked)],
         capture_output=True,
         text=True,
         cwd=HERE.parent,
@@ -208,11 +200,17 @@ def main() -> None:
         synchronizations=check_synchronizations,
         tests=tests,
     )
-    rows = [('cifar10_step.py', *steps), ('resnet50_step.py',), ('lars.py',)]
-    rows += [('labelers.py', case) for case in ('large', 'averaged', 'small')]
+    rows = [('labelers.py', case) for case in ('large', 'averaged', 'small')]
+    rows += [
+        ('lars.py', '--repeats', '5'),
+        ('cifar10_step.py', '--rounds', '1', *steps),
+        ('resnet50_step.py', '--repeats', '5'),
+    ]
     for name, *options in rows:
         extra = [] if DEVICE == 'cuda' else [*small, *tiny.get(name, [])]
-        parts[' '.join([name, *options[:1]])] = program(name, *options, *extra)
+        parts[' '.join([name, *(x for x in options[:1] if x[0] != '-')])] = program(
+            name, *options, *extra
+        )
     if args.cifar10:
         parts['training on CIFAR-10'] = cifar10(args.cifar10)
     name = torch.cuda.get_device_name() if DEVICE == 'cuda' else 'there is no GPU: on CPU'

@@ -48,7 +48,12 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(keeps_alive: Callable = step) -> None:
+        """A graph reads the optimizer's memory, and does not own it."""
+        graph.replay()
+
+    return replay
 
 
 def main() -> None:

@@ -83,9 +83,8 @@ def main() -> None:
     label = (idx % 1000).long()
 
     def augmented() -> torch.Tensor:
-        return coke.loss(**coke.data_preprocessor(dict(inputs=[pixels], sample_idx=idx), True))[
-            'loss'
-        ]
+        batch = coke.data_preprocessor(dict(inputs=[pixels], sample_idx=idx), True)
+        return coke.loss(batch['inputs'], batch['sample_idx'])['loss']
 
     steps = dict(
         supervised=stepper(

@@ -1,20 +1,14 @@
 """What several tests use: a tiny config, folders of images, the shared data."""
 
 import gc
-import multiprocessing
 import os
-import runpy
 import socket
-import sys
-from importlib import import_module
 from pathlib import Path
 
-import mmengine.device
 import numpy as np
 import pytest
-import torch
+from children import fork, run_tool
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from PIL import Image
 
 pytest_plugins = ['run_options']
@@ -24,6 +18,7 @@ DIGITS = dict(
     coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
     deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
+    secu=CONFIGS / 'secu/secu_tiny_1xb64_digits.py',
     sela=CONFIGS / 'sela/sela_tiny_1xb64_digits.py',
     swav=CONFIGS / 'swav/swav_tiny_1xb64_digits.py',
 )
@@ -58,6 +53,15 @@ TINY = dict(
         'model.clustering.min_size': 40,
         'param_scheduler': [],
     },
+    secu=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.head.in_channels': 8,
+        'model.clustering.num_clusters': [8, 12],
+        'model.clustering.dual_lr': 0.5,
+        'param_scheduler.0.warmup': 1,
+    },
     sela=SMALL
     | {
         'model.clustering.num_clusters': [8, 12],
@@ -89,61 +93,6 @@ def tiny(method, work_dir=None, num_images=None):
     # By default the time in seconds, and mmengine lets runs of one name share a visualizer.
     cfg.experiment_name = str(work_dir)
     return cfg
-
-
-ON_DEMAND = (
-    'mmcoke.models',
-    'matplotlib.backends.backend_agg',
-    'sklearn.datasets',
-    'sklearn.metrics',
-)
-"""What a training imports when it begins; the rest is there, as tests import it."""
-
-
-# torch refuses gradients in forked processes if the first backward pass of their parent came after
-# something had been compiled; so here is the first one.
-torch.ones(1, requires_grad=True).sum().backward()
-
-
-def fork(function, *arguments, said, **environment):
-    """Start a function in a child process, which has all modules: to import them takes 7 s.
-
-    Not for what is about a start: torchrun, or variables that are read when modules are imported.
-    The child computes on the CPU, because CUDA does not outlive a fork.
-
-    Args:
-        said: file for what it prints.
-        environment: further variables.
-    """
-    for name in ON_DEMAND:
-        import_module(name)
-    arguments = (function, arguments, said, environment)
-    process = multiprocessing.get_context('fork').Process(target=in_child, args=arguments)
-    process.start()
-    return process
-
-
-def in_child(function, arguments, said, environment):
-    os.environ.update(environment)
-    torch.set_num_threads(1)  # as torchrun does
-    torch.set_num_threads = lambda number: None  # threads do not outlive a fork: it would hang
-    torch.cuda.is_available = lambda: False
-    mmengine.device.utils.DEVICE = 'cpu'
-    MMLogger._instance_dict.clear()  # they would write to where the parent does
-    with open(said, 'w') as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    sys.stdout = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115 (until the end)
-    sys.stderr = open(2, 'w', buffering=1, closefd=False)  # noqa: SIM115
-    function(*arguments)
-
-
-def run_tool(tool, *arguments):
-    """A program of tools/, in this process: for :func:`fork`."""
-    os.chdir(ROOT)
-    sys.argv = [f'tools/{tool}', *map(str, arguments)]
-    sys.orig_argv = [sys.executable, *sys.argv]
-    runpy.run_path(sys.argv[0], run_name='__main__')
 
 
 def fork_tool(tool, *arguments, said):

@@ -435,6 +435,14 @@ def test_a_cuda_graph_sees_the_epoch_change():
         assert torch.allclose(made.cpu(), here, atol=2e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_compiled_views_are_the_same_on_a_gpu():
+    view = view_of(EVERYTHING).cuda()
+    images, key = photos(16).cuda() / 255, keys(range(16)).cuda()
+    assert torch.allclose(torch.compile(view)(images, key), view(images, key), atol=2e-3)
+
+
 # --- settings
 
 WRONG = {

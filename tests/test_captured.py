@@ -57,9 +57,9 @@ class Replays:
         return replay, losses
 
 
-def run(work_dir, loop, device='cpu', **options):
+def run(work_dir, loop, method='coke', **options):
     """Train the tiny recipe; the model, the logged losses and the runner's optimizer."""
-    cfg = tiny('coke', work_dir)
+    cfg = tiny(method, work_dir)
     cfg.train_cfg = dict(type=loop, max_epochs=cfg.train_cfg.max_epochs)
     cfg.train_dataloader.collate_fn = dict(type='mmcoke.unlabelled_batch')
     cfg.merge_from_dict(options)
@@ -84,10 +84,18 @@ def assert_same(one, other, tolerance=1e-4):
             )
 
 
-def test_a_captured_step_does_what_a_plain_one_does(tmp_path, monkeypatch):
-    plain = run(tmp_path / 'plain', 'EpochLoop')
+CASES = {
+    'CoKe': ('coke', {}),
+    'SeCu': ('secu', {}),
+    'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),
+}
+
+
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
+def test_a_captured_step_does_what_a_plain_one_does(method, change, tmp_path, monkeypatch):
+    plain = run(tmp_path / 'plain', 'EpochLoop', method, **change)
     replays = Replays(monkeypatch)
-    graph = run(tmp_path / 'graph', 'CapturedTrainLoop')
+    graph = run(tmp_path / 'graph', 'CapturedTrainLoop', method, **change)
     assert replays.captures == 1
     assert replays.replays == len(plain[1]) - captured.NUM_PLAIN
     assert_same(plain, graph)
@@ -216,6 +224,20 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
             assert losses['loss'].device.type == 'meta'
 
 
+@pytest.mark.parametrize('constraint', ['size', 'entropy'])
+def test_a_step_of_secu_asks_nothing_of_the_device(constraint, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+    cfg = tiny('secu', tmp_path)
+    cfg.model.clustering.constraint = constraint
+    model = unwrap(build_runner(cfg).model)
+    model.init_labelers(100)
+    model.to('meta').train()
+    idx = torch.empty(64, dtype=torch.int64, device='meta')
+    data = dict(inputs=torch.empty(64, 1, 16, 16, dtype=torch.uint8, device='meta'), sample_idx=idx)
+    losses = model.loss(model.data_preprocessor(data, True)['inputs'], idx)
+    assert losses['loss'].device.type == losses['center_ce'].device.type == 'meta'
+
+
 def test_a_labeler_of_one_head_asks_nothing_of_the_device_either(monkeypatch):
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
     labeler = CoKeLabeler(100, 8, 4, average_from_epoch=1).to('meta')
@@ -306,9 +328,10 @@ def test_is_due_on_a_device():
 
 
 @pytest.mark.gpu
-def test_the_graph_trains_as_plain_steps_do(tmp_path):
-    plain = run(tmp_path / 'plain', 'EpochLoop')
-    graph = run(tmp_path / 'graph', 'CapturedTrainLoop')
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
+def test_the_graph_trains_as_plain_steps_do(method, change, tmp_path):
+    plain = run(tmp_path / 'plain', 'EpochLoop', method, **change)
+    graph = run(tmp_path / 'graph', 'CapturedTrainLoop', method, **change)
     assert obstacle.__name__ and not next((tmp_path / 'graph').rglob('*.log')).read_text().count(
         'not captured'
     )
@@ -316,8 +339,10 @@ def test_the_graph_trains_as_plain_steps_do(tmp_path):
 
 
 @pytest.mark.gpu
-def test_no_step_waits_for_the_gpu(tmp_path):
-    cfg = tiny('coke', tmp_path)
+@pytest.mark.parametrize(('method', 'change'), CASES.values(), ids=CASES)
+def test_no_step_waits_for_the_gpu(method, change, tmp_path):
+    cfg = tiny(method, tmp_path)
+    cfg.merge_from_dict(change)
     runner = build_runner(cfg)
     model = unwrap(runner.model)
     assert isinstance(model.data_preprocessor, BatchAugmentPreprocessor)

@@ -24,6 +24,8 @@ RECIPES = sorted(
     for path in (CONFIGS / 'selfsup').rglob('*.py')
     if '_base_' not in path.parts
 )
+HEADS = ('CoKe', 'SeCu')
+"""Methods with several clusterings."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +38,13 @@ def test_config_builds_and_takes_a_training_step(recipe):
     cfg = Config.fromfile(CONFIGS / recipe)
     assert cfg.default_scope == 'mmcoke'
     assert 'custom_imports' not in cfg
-    cfg.model.clustering.num_clusters = [4, 5] if cfg.model.type in ('CoKe', 'SeLa') else 4
+    several = cfg.model.type in (*HEADS, 'SeLa')
+    cfg.model.clustering.num_clusters = [4, 5] if several else 4
     if cfg.model.type == 'ODC':
         cfg.model.clustering.min_size = 5
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_labelers(20)
-    if cfg.model.type not in ('CoKe', 'SwAV'):
+    if cfg.model.type not in (*HEADS, 'SwAV'):
         features = torch.randn(20, model.head.in_channels)
         for number, labeler in enumerate(model.labelers):
             labeler.pca_dim = 8

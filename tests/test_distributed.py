@@ -41,7 +41,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'odc', 'sela', 'swav']
+METHODS = ['coke', 'deepcluster', 'odc', 'secu', 'sela', 'swav']
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -54,7 +54,7 @@ def test_labelers_are_bit_identical_across_ranks(method, tmp_path):
             'train_dataloader.batch_size': 32,
         }
     )
-    if method == 'coke':
+    if method in ('coke', 'secu'):
         cfg.model.clustering.num_clusters = [8, 150]  # labels of 8 and of 16 bits
     cfg.dump(tmp_path / 'tiny.py')
     codes, said = fork_ranks(2, 'train.py', tmp_path / 'tiny.py', folder=tmp_path)
@@ -205,14 +205,16 @@ def network(method='coke', seed=0):
     """A small network whose BN uses fixed statistics, so that a batch can be split."""
     init_default_scope('mmcoke')
     torch.manual_seed(seed)
-    cfg = tiny('coke' if method == 'coke_stage2' else method)
+    cfg = tiny(method.partition('_')[0])
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
+    elif method == 'secu_entropy':
+        cfg.model.clustering.update(constraint='entropy', alpha=50.0)
     elif method == 'sela':
         cfg.model.clustering.num_clusters = [4, 6]
     elif method == 'swav':
         cfg.model.clustering.update(num_clusters=6, queue_length=20)
-    elif method != 'coke':
+    elif method not in ('coke', 'secu'):
         cfg.model.clustering.num_clusters = 6
         cfg.model.clustering.update(dict(min_size=4) if method == 'odc' else dict(reweight_pow=0.5))
     model = MODELS.build(cfg.model)
@@ -267,7 +269,9 @@ def two_epochs(rank, world_size, folder, method):
             own = batch.chunk(world_size)[rank]
             samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
             model.zero_grad()
-            views = [images[own], images[own].flip(-1)] if method == 'swav' else images[own]
+            views = images[own]
+            if method.startswith('secu') or method == 'swav':
+                views = [views, views + 0.1 * views.flip(-1)]
             forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
             grads = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -295,7 +299,7 @@ def check_guard(rank, model):
         hook.after_train_epoch(runner)
 
 
-@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2'])
+@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy'])
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)

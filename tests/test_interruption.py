@@ -67,6 +67,7 @@ def run(method, folder, change):
     return WHOLE[key], cfg
 
 
+ENTROPY = {'model.clustering.constraint': 'entropy'}
 STAGE_2 = {'model.clustering.average_from_epoch': 1}
 PLACES = dict(first_epoch=7, middle=LENGTH + 4, last_of_an_epoch=2 * LENGTH, last=3 * LENGTH)
 CASES = [('coke', {}, iteration) for iteration in PLACES.values()]
@@ -76,6 +77,7 @@ CASES += [
         ('coke', STAGE_2),
         ('deepcluster', {}),
         ('odc', {}),
+        ('secu', ENTROPY),
         ('sela', {}),
         ('swav', {}),
     )
@@ -114,7 +116,7 @@ def test_one_that_was_interrupted_twice_is_resumed_from_the_second(tmp_path):
     assert_same(whole, final(parts))
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'swav'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'secu', 'swav'])
 def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     """In the first epoch of a process, a loader with such workers draws a random number."""
     alone, parts = run(method, tmp_path, {})

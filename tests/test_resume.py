@@ -30,6 +30,8 @@ CASES = {
         },
     ),
     'ODC': ('odc', {}),
+    'SeCu': ('secu', {}),
+    'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),
     'SeLa': ('sela', {}),
     'SwAV, queue from epoch 1': ('swav', {}),
     'SwAV, queue and prototypes from epoch 4': (

@@ -24,9 +24,13 @@ def wrapped(number: int, bits: int = 64) -> int:
 
 
 GOLDEN = wrapped(0x9E3779B97F4A7C15)
+INVERSE = wrapped(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
+"""key + counter * GOLDEN is computed as (key * INVERSE + counter) * GOLDEN. torch's compiler takes
+the product of a counter and a number for an index, for which it has 32 bits."""
 FACTORS = wrapped(0xBF58476D1CE4E5B9), wrapped(0x94D049BB133111EB)
 GOLDEN_32 = wrapped(0x9E3779B9, 32)
 FACTORS_32 = wrapped(0x7FEB352D, 32), wrapped(0x846CA68B, 32)
+INVERSE_32 = wrapped(pow(0x9E3779B9, -1, 1 << 32), 32)
 SPREAD_32 = wrapped(0xC2B2AE35, 32)
 
 
@@ -61,7 +65,7 @@ def view_keys(seed: Tensor, epoch: Tensor, sample_N: Tensor, num_views: int) -> 
 def uniforms(key_N: Tensor, num_draws: int) -> Tensor:
     """Numbers in [0, 1), multiples of 2^-24, float32 (N, num_draws)."""
     counter = torch.arange(1, num_draws + 1, device=key_N.device)
-    bits = shifted(mixed(key_N[:, None] + counter * GOLDEN), 64 - BITS)
+    bits = shifted(mixed((key_N[:, None] * INVERSE + counter) * GOLDEN), 64 - BITS)
     return bits.float().mul_(2.0**-BITS)
 
 
@@ -77,7 +81,8 @@ def pixel_bits(u_N2: Tensor, num_pixels: int) -> Tensor:
         num_pixels: how many.
     """
     start, middle = (u_N2 * 2.0**BITS).to(torch.int32).mul_(SPREAD_32).split(1, dim=1)
-    x = torch.arange(num_pixels, dtype=torch.int32, device=u_N2.device) * GOLDEN_32 + start
+    counter = torch.arange(num_pixels, dtype=torch.int32, device=u_N2.device)
+    x = (start * INVERSE_32 + counter) * GOLDEN_32
     x.bitwise_xor_(shifted(x, 16)).mul_(FACTORS_32[0])
     x.add_(middle)
     x.bitwise_xor_(shifted(x, 15)).mul_(FACTORS_32[1])

@@ -10,6 +10,7 @@ from .kmeans import KMeansResult, kmeans, pca_whiten
 from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from .secu import SeCuLabeler
 from .sela import SeLaLabeler
 from .sinkhorn import sinkhorn
 from .swav import SwAVLabeler
@@ -24,6 +25,7 @@ __all__ = [
     'ODCLabeler',
     'OnlineConstrainedKMeans',
     'PseudoLabels',
+    'SeCuLabeler',
     'SeLaLabeler',
     'SwAVLabeler',
     'cluster_weight',

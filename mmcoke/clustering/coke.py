@@ -1,11 +1,11 @@
 """CoKe's order of reads and writes, for one clustering or for several at once."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .heads import Heads, Rule, several
 from .online_kmeans import (
     OnlineConstrainedKMeans,
     cluster_sizes,
@@ -57,8 +57,8 @@ class CoKeLabeler(nn.Module):
     """
 
     def __new__(cls, num_samples: int = 0, num_clusters: Any = 0, *args, **kwargs) -> 'CoKeLabeler':
-        several = isinstance(num_clusters, Sequence) and not isinstance(num_clusters, str)
-        return super().__new__(CoKeHeads if several and cls is CoKeLabeler else cls)
+        together = several(num_clusters) and cls is CoKeLabeler
+        return super().__new__(CoKeHeads if together else cls)
 
     def __init__(
         self,
@@ -102,9 +102,28 @@ class CoKeLabeler(nn.Module):
         return getattr(self.labels, 'newest', self.labels)
 
     @property
+    def num_clusters(self) -> int:
+        """K."""
+        return self.kmeans.num_clusters
+
+    @property
+    def dual_lr(self) -> float:
+        """Step size of the duals; may be set."""
+        return self.kmeans.dual_lr
+
+    @dual_lr.setter
+    def dual_lr(self, dual_lr: float) -> None:
+        self.kmeans.dual_lr = dual_lr
+
+    @property
+    def lower_bound(self) -> float:
+        """Lower bound of the size of a cluster, as a share of all samples."""
+        return self.kmeans.min_ratio / self.kmeans.num_clusters
+
+    @property
     def min_size(self) -> float:
         """Lower bound of the size of a cluster, in samples."""
-        return self.kmeans.min_ratio * self.newest.num_samples / self.kmeans.num_clusters
+        return self.lower_bound * self.newest.num_samples
 
     @float32_no_grad
     def step(self, x_ND: Tensor, idx_N: Tensor, own: slice = slice(None)) -> Tensor:
@@ -125,12 +144,7 @@ class CoKeLabeler(nn.Module):
                 not finite.
         """
         check_batch(x_ND, idx_N, self.kmeans.dim, self.newest.num_samples)
-        kmeans = self.kmeans
-        rule = Rule(
-            sizes=[kmeans.num_clusters],
-            dual_lr=kmeans.dual_lr,
-            lower_bound=kmeans.min_ratio / kmeans.num_clusters,
-        )
+        rule = Rule([self.num_clusters], self.dual_lr, self.lower_bound)
         return step(buffers_of(self), rule, self, x_ND, idx_N.long(), own)[0]
 
     def set_epoch(self, epoch: int) -> None:
@@ -166,36 +180,15 @@ class CoKeLabeler(nn.Module):
         return min(self.kmeans.average_step, 2)
 
 
-class CoKeHeads(CoKeLabeler):
+class CoKeHeads(Heads, CoKeLabeler):
     """Several clusterings of the same features in one pass: ``CoKeLabeler(A, [K, ...], D)``.
 
     Verbs and results are those of one :class:`CoKeLabeler` per head, in lists: one product over the
     centers of all heads, one step of their duals, one of their means. Each head is there as a
-    ``CoKeLabeler``, by its number or in a loop, and its state is saved as in a list of such.
-
-    The buffers of the heads are parts of tensors that hold those of all, and stay so when the
-    module is moved, copied or loaded. A table of labels has the integer type of the largest K.
+    ``CoKeLabeler``, by its number or in a loop. See :class:`Heads`.
     """
 
-    def __init__(
-        self, num_samples: int, num_clusters: Sequence[int], dim: int, *, seed: int = 0, **settings
-    ) -> None:
-        nn.Module.__init__(self)
-        if not num_clusters:
-            raise ValueError('num_clusters is empty: name one number per clustering.')
-        for number, k in enumerate(num_clusters):
-            head = CoKeLabeler(num_samples, k, dim, seed=seed + number, **settings)
-            self.add_module(str(number), head)
-        self._join()
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[CoKeLabeler]:
-        return iter(self._modules.values())
-
-    def __getitem__(self, number: int) -> CoKeLabeler:
-        return list(self)[number]
+    labeler = CoKeLabeler
 
     @property
     def centers(self) -> list[Tensor]:
@@ -215,73 +208,16 @@ class CoKeHeads(CoKeLabeler):
             raise ValueError('The heads are in different epochs: call set_epoch() of all of them.')
         return step(self._joint, self._rule(), first, x_ND, idx_N.long(), own)
 
-    def set_epoch(self, epoch: int) -> None:
-        self._join()
-        for head in self:
-            head.set_epoch(epoch)
-
-    def continue_epoch(self, epoch: int) -> None:
-        self._join()
-        for head in self:
-            head.continue_epoch(epoch)
-
-    def end_epoch(self) -> None:
-        for head in self:
-            head.end_epoch()
-
-    def sizes(self) -> list[Tensor]:
-        """Number of samples per cluster by their newest label, int64 (K,) for each head."""
-        return [head.sizes() for head in self]
-
-    def changed(self) -> list[Tensor]:
-        """Share of samples whose label changed in this epoch so far, for each head."""
-        return [head.changed() for head in self]
-
     @property
     def phase(self) -> tuple[int, ...]:
         """Of each head; see :attr:`CoKeLabeler.phase`."""
         return tuple(head.phase for head in self)
 
-    def _apply(self, *args, **kwargs) -> nn.Module:
-        super()._apply(*args, **kwargs)  # moves the buffers of the heads, each on its own
-        self._join()
-        return self
+    def buffers_of(self, head: CoKeLabeler) -> 'Buffers':
+        return buffers_of(head)
 
-    def _join(self) -> None:
-        """Let the buffers of the heads be parts of common ones, if they are not."""
-        own = [buffers_of(head) for head in self]
-        if self._joint is None or not all(map(is_same, parts_of(self._joint, own), own)):
-            self._joint, self._rates = join(own), None
-            for head, part in zip(self, parts_of(self._joint, own), strict=True):
-                put_buffers(head, part)
-
-    _joint: 'Buffers | None' = None
-    _rates: list[float] | None = None
-
-    def __getstate__(self) -> dict:
-        # A pickle or a deep copy would have the common buffers beside their parts.
-        return {**self.__dict__, '_joint': None, '_rates': None, '_made': None}
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        self._join()
-
-    def _rule(self) -> 'Rule':
-        """The settings, as tensors on the device; made again when ``dual_lr`` of a head changes."""
-        heads = [head.kmeans for head in self]
-        rates = [kmeans.dual_lr for kmeans in heads]
-        if rates != self._rates:
-            sizes = [kmeans.num_clusters for kmeans in heads]
-            bounds = [kmeans.min_ratio / kmeans.num_clusters for kmeans in heads]
-            device, repeats = heads[0].dual.device, torch.tensor(sizes)
-            dual_lr, lower_bound = (
-                torch.tensor(x, dtype=torch.float32).repeat_interleave(repeats).to(device)
-                for x in (rates, bounds)
-            )
-            first_H1 = (repeats.cumsum(0) - repeats)[:, None].to(device)
-            self._made = Rule(sizes, dual_lr, lower_bound, first_H1)
-            self._rates = rates
-        return self._made
+    def put_buffers(self, head: CoKeLabeler, part: 'Buffers') -> None:
+        put_buffers(head, part)
 
 
 class Buffers(NamedTuple):
@@ -295,20 +231,6 @@ class Buffers(NamedTuple):
     changed_H2: Tensor
     older_HAS: Tensor | None = None
     weight_HAS: Tensor | None = None
-
-
-PER_CLUSTER = 4
-"""How many of them, the first ones, have a row per cluster; the others have one per head."""
-
-
-class Rule(NamedTuple):
-    """How clusters are pushed: numbers, or tensors with one per cluster of all heads."""
-
-    sizes: list[int]
-    dual_lr: float | Tensor
-    lower_bound: float | Tensor
-    first_H1: Tensor | int = 0
-    """Clusters of the heads before each one."""
 
 
 def step(
@@ -392,9 +314,6 @@ def write(
         state.weight_HAS.index_copy_(1, idx_N, weight_HNS)
 
 
-# ---- buffers of heads as parts of common ones
-
-
 def buffers_of(head: CoKeLabeler) -> Buffers:
     """Those of one head, with H = 1; views."""
     kmeans, labels = head.kmeans, head.labels
@@ -413,30 +332,7 @@ def buffers_of(head: CoKeLabeler) -> Buffers:
 def put_buffers(head: CoKeLabeler, part: Buffers) -> None:
     """Let a head have these; the reverse of :func:`buffers_of`."""
     kmeans, labels = head.kmeans, head.labels
-    kmeans.centers, kmeans.running, kmeans.dual, kmeans.count = part[:PER_CLUSTER]
+    kmeans.centers, kmeans.running, kmeans.dual, kmeans.count = part[:4]
     head.newest.label, head._changed = part.label_HA[0], part.changed_H2[0]
     if labels is not head.newest:
         labels.older, labels.weight = part.older_HAS[0], part.weight_HAS[0]
-
-
-def join(own: list[Buffers]) -> Buffers:
-    """The buffers of several heads in common ones: copies."""
-    return Buffers(*(None if x[0] is None else torch.cat(x) for x in zip(*own, strict=True)))
-
-
-def parts_of(joint: Buffers, own: list[Buffers]) -> list[Buffers]:
-    """The part of each head; views."""
-    sizes = [len(head.dual_C) for head in own]
-    split = [
-        [None] * len(own) if x is None else x.split(sizes if number < PER_CLUSTER else 1)
-        for number, x in enumerate(joint)
-    ]
-    return [Buffers(*part) for part in zip(*split, strict=True)]
-
-
-def is_same(one: Buffers, other: Buffers) -> bool:
-    """Whether the tensors of both are the same memory."""
-    return all(
-        x is y or (x.data_ptr(), x.dtype, x.shape) == (y.data_ptr(), y.dtype, y.shape)
-        for x, y in zip(one, other, strict=True)
-    )

@@ -296,13 +296,22 @@ def check_labeler_state(
 def describe_state(shapes: dict[str, torch.Size]) -> str:
     """Kind, numbers of clusters and samples in the shapes of labelers' buffers."""
     names = {name.partition('.')[2] for name in shapes}
-    kinds = dict(CoKe='kmeans.centers', ODC='centroids', DeepCluster='size', SwAV='queue')
+    kinds = dict(
+        CoKe='kmeans.centers',
+        SeCu='velocity',
+        ODC='centroids',
+        DeepCluster='size',
+        SwAV='queue',
+    )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
     if kind == 'CoKe':
         kind += f' {"with" if "labels.weight" in names else "without"} averaged labels'
+    elif kind == 'SeCu':
+        kind += f' constrained by {"size" if "dual" in names else "entropy"}'
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
-    sizes = [shape[0] for name, shape in shapes.items() if name.endswith(('.dual', '.size'))]
+    per_cluster = ('.kmeans.dual', '.size', '.velocity')
+    sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}
     dims = {x[1] for name, x in shapes.items() if name.endswith(('.centers', '.centroids'))}
     return (

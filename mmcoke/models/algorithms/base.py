@@ -68,12 +68,16 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
         device = next(self.parameters()).device
         self.labelers = self.make_labelers(num_samples).to(device)
 
+    @property
+    def hook(self) -> str:
+        """Name of the hook that makes the labelers and tells them when an epoch begins."""
+        return f'{type(self).__name__}Hook'
+
     def check_labelers(self) -> None:
         """ValueError before :meth:`init_labelers`."""
         if not self.labelers:
-            name = type(self).__name__
             raise ValueError(
-                f'The labelers are not there yet: add dict(type="mmcoke.{name}Hook") to '
+                f'The labelers are not there yet: add dict(type="mmcoke.{self.hook}") to '
                 'custom_hooks in the config, or call model.init_labelers(num_samples) before '
                 'training.'
             )

@@ -34,6 +34,7 @@ class CoKe(ClusteringAlgorithm):
     """
 
     capturable = True
+    labeler = CoKeLabeler
 
     def __init__(
         self, backbone: dict, neck: dict, head: dict, *, joint_views: bool = False, **kwargs
@@ -54,7 +55,7 @@ class CoKe(ClusteringAlgorithm):
             raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
         others = ('num_clusters', 'dual_lr_base_batch_size')
         settings = {k: v for k, v in self.clustering.items() if k not in others}
-        return CoKeLabeler(num_samples, self.num_clusters, self.head.in_channels, **settings)
+        return self.labeler(num_samples, self.num_clusters, self.head.in_channels, **settings)
 
     @property
     def dual_lr_base_batch_size(self) -> int | None:
@@ -78,8 +79,8 @@ class CoKe(ClusteringAlgorithm):
         self.check_labelers()
         if base := self.dual_lr_base_batch_size:
             for labeler in self.labelers:
-                labeler.kmeans.dual_lr = self.clustering['dual_lr'] * batch_size / base
-        return self.labelers[0].kmeans.dual_lr
+                labeler.dual_lr = self.clustering['dual_lr'] * batch_size / base
+        return self.labelers[0].dual_lr
 
     def loss(self, inputs: Tensor | list[Tensor], data_samples: list | Tensor) -> dict[str, Tensor]:
         """Cluster the global batch and classify the images by their labels of the last epoch.
@@ -97,13 +98,17 @@ class CoKe(ClusteringAlgorithm):
         num_full = count_full_views(views)
         projections, predictions = [], []
         with explained_batch_norm():
-            for group in by_size(views) if self.joint_views else [[view] for view in views]:
+            for group in self.passes(views):
                 projection = self.project(torch.cat(group))
                 projections += projection.chunk(len(group))
                 predictions += self.head(projection).chunk(len(group))
         idx_n = sample_indices(data_samples, views[0].device)
         targets = self._targets(projections[:num_full], idx_n)
         return self.head.loss(projections, predictions, self.labelers.centers, targets)
+
+    def passes(self, views: list[Tensor]) -> list[list[Tensor]]:
+        """The views that go through the network together, in order."""
+        return by_size(views) if self.joint_views else [[view] for view in views]
 
     @torch.no_grad()
     def _targets(self, projections: list[Tensor], idx_n: Tensor) -> list[Tensor]:

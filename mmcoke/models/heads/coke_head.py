@@ -1,7 +1,7 @@
 """The head of CoKe: prediction and loss."""
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering.settings import check_number
@@ -58,20 +58,7 @@ class CoKeHead(BaseModule):
         self.temperature, self.prediction_weight = temperature, prediction_weight
         self.label_weight, self.small_weight = label_weight, small_weight
         self.chunk_size = chunk_size
-        self.predictor = MODELS.build(
-            dict(
-                type='mmpretrain.NonLinearNeck',
-                in_channels=in_channels,
-                hid_channels=hid_channels,
-                out_channels=in_channels,
-                num_layers=2,
-                with_bias=True,
-                with_last_bn=False,
-                with_last_bias=True,
-                with_avg_pool=False,
-                norm_cfg=norm_cfg or dict(type='SyncBN'),
-            )
-        )
+        self.predictor = make_predictor(in_channels, hid_channels, norm_cfg)
 
     def forward(self, projection_nD: Tensor) -> Tensor:
         """Predictions (n, D) for projections (n, D), neither normalized."""
@@ -115,3 +102,21 @@ class CoKeHead(BaseModule):
         full, small = losses['loss_full'], losses['loss_small']
         loss = (1 - self.small_weight) * full + self.small_weight * small
         return dict(loss=loss, full_views=full.detach(), small_crops=small.detach())
+
+
+def make_predictor(in_channels: int, hid_channels: int, norm_cfg: dict | None) -> nn.Module:
+    """Linear, BN, ReLU, linear: from a projection to one of the same width."""
+    return MODELS.build(
+        dict(
+            type='mmpretrain.NonLinearNeck',
+            in_channels=in_channels,
+            hid_channels=hid_channels,
+            out_channels=in_channels,
+            num_layers=2,
+            with_bias=True,
+            with_last_bn=False,
+            with_last_bias=True,
+            with_avg_pool=False,
+            norm_cfg=norm_cfg or dict(type='SyncBN'),
+        )
+    )
