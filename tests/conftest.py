@@ -17,6 +17,7 @@ CONFIGS = ROOT / 'configs/selfsup'
 DIGITS = dict(
     coke=CONFIGS / 'coke/coke_tiny_1xb64_digits.py',
     deepcluster=CONFIGS / 'deepcluster/deepcluster_tiny_1xb64_digits.py',
+    deepclusterv2=CONFIGS / 'deepclusterv2/deepclusterv2_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
     secu=CONFIGS / 'secu/secu_tiny_1xb64_digits.py',
     sela=CONFIGS / 'sela/sela_tiny_1xb64_digits.py',
@@ -44,6 +45,13 @@ TINY = dict(
         'model.clustering.pca_dim': 8,
         'custom_hooks.0.interval': 1,
         'param_scheduler': [],
+    },
+    deepclusterv2=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.clustering.num_clusters': [8, 12],
+        'param_scheduler.0.warmup': 1,
     },
     odc=SMALL
     | {

@@ -5,6 +5,8 @@ Sources:
 - CoKe: the authors' scripts and README (github.com/idstcv/CoKe): batch 1024 on 8 GPUs. The recipes
   here have 512; lr and dual_lr are linear in the batch.
 - DeepCluster, ODC: OpenMMLab's model zoo (MMSelfSup, trained with OpenSelfSup 0.x).
+- DeepCluster-v2: Caron et al., NeurIPS 2020, appendix, and the settings of the authors' script
+  (batch 4096, 4.8); an epoch at rate 0 is added.
 - ViT-S/16: no published recipe. CoKe's, with the optimizer of DINO (Caron et al., ICCV 2021).
 
 Normalization (means and standard deviations of ImageNet's colours) is that of torchvision.
@@ -269,6 +271,57 @@ ODC = classifier(
 ) | dict(param_scheduler=[dict(type='MultiStepLR', by_epoch=True, milestones=[400], gamma=0.4)])
 
 
+# ---- DeepCluster-v2
+
+CROP = dict(jitter=STRONG, blur=0.5)
+DEEPCLUSTER_V2 = coke(
+    dict(
+        type='DeepClusterV2',
+        backbone=dict(type='ResNet', depth=50, norm_cfg=SYNC_BN, zero_init_residual=False),
+        neck=dict(  # 2048-2048-128, BN after the first layer
+            type='NonLinearNeck',
+            hid_channels=2048,
+            out_channels=128,
+            num_layers=2,
+            with_bias=True,
+            with_last_bn=False,
+            with_last_bias=True,
+            with_avg_pool=True,
+            norm_cfg=SYNC_BN,
+        ),
+        head=dict(type='CentroidHead', temperature=0.1),
+        clustering=dict(num_clusters=[3000, 3000, 3000], num_iters=10),
+    ),
+    801,
+) | dict(
+    custom_hooks=[dict(type='DeepClusterV2Hook')],
+    optim_wrapper=dict(
+        type='OptimWrapper',
+        optimizer=dict(
+            type='LARS',
+            lr=4.8 * 512 / 4096,
+            momentum=0.9,
+            weight_decay=1e-6,
+            trust_coefficient=0.001,
+        ),
+    ),
+    param_scheduler=[
+        dict(
+            type='WarmupCosineLR',
+            zero=1,
+            warmup=10,
+            start_factor=0.3 / 4.8,
+            end_factor=0.0048 / 4.8,
+            convert_to_iter_based=True,
+        )
+    ],
+)
+DEEPCLUSTER_V2_VIEWS = [
+    *[dict(crop=dict(size=224, scale=(0.14, 1.0)), **CROP)] * 2,
+    *[dict(crop=dict(size=96, scale=(0.05, 0.14)), **CROP)] * 6,
+]
+
+
 # ---- linear evaluation of CoKe: frozen, 90 epochs, batch 1024
 
 
@@ -347,6 +400,9 @@ def pretraining(coke_images, classifier_images):
 
 
 PUBLISHED = pretraining(on_device, CLASSIFIER_ON_DEVICE) | {
+    f'{SELFSUP}/deepclusterv2/deepclusterv2_r50_8xb64-mcrop_in1k.py': with_images(
+        DEEPCLUSTER_V2, *on_device(DEEPCLUSTER_V2_VIEWS)
+    ),
     f'{LINEAR}/resnet50_8xb128-coslr-90e_in1k.py': linear(0.2),
     f'{LINEAR}/resnet50_8xb128-coslr-90e-mcrop_in1k.py': linear(0.4),
 }

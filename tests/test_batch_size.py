@@ -95,6 +95,8 @@ ETA = {
     'coke_r18_1xb256_folder.py': 4.0,
     'coke_r18_1xb128_cifar10.py': 0.1,
     'coke_r18_1xb128-2view_cifar10.py': 0.1,
+    'coke_r18_1xb128-2view_cifar100.py': 0.1,
+    'coke_r18_1xb128-2view_stl10.py': 0.1,
     'coke_tiny_1xb64_digits.py': 2.0,
 }
 

@@ -86,6 +86,7 @@ def assert_same(one, other, tolerance=1e-4):
 
 CASES = {
     'CoKe': ('coke', {}),
+    'DeepCluster-v2': ('deepclusterv2', {}),
     'SeCu': ('secu', {}),
     'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),
 }
@@ -247,6 +248,24 @@ def test_a_labeler_of_one_head_asks_nothing_of_the_device_either(monkeypatch):
         target = labeler.step(torch.empty(64, 4, device='meta'), idx, slice(8))
         assert target.device.type == 'meta'
         assert target.shape == ((8, 8) if epoch > 1 else (8,))
+
+
+def test_a_step_of_deepcluster_v2_asks_nothing_of_the_device_either(tmp_path, monkeypatch):
+    """And the next epoch's labels and centers lie where a graph reads them."""
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())
+    model = unwrap(build_runner(tiny('deepclusterv2', tmp_path)).model)
+    assert model.obstacle_to_capture() is None
+    model.init_labelers(100)
+    where, key = [x.data_ptr() for x in model.labelers.buffers()], model.step_key()
+    model.labelers.step(torch.eye(8).repeat(12, 1), torch.arange(96))
+    model.labelers.end_epoch()
+    model.labelers.set_epoch(1)
+    assert (where, key) == ([x.data_ptr() for x in model.labelers.buffers()], model.step_key())
+    model.to('meta').train()
+    idx = torch.empty(64, dtype=torch.int64, device='meta')
+    images = torch.empty(64, 1, 16, 16, dtype=torch.uint8, device='meta')
+    views = model.data_preprocessor(dict(inputs=images, sample_idx=idx), True)['inputs']
+    assert model.loss(views, idx)['loss'].device.type == 'meta'
 
 
 def test_lars_reads_its_rate_from_a_tensor():

@@ -16,7 +16,7 @@ from mmpretrain.datasets import CIFAR10 as MMPretrainCIFAR10
 from PIL import Image
 
 from mmcoke.datasets import CustomDataset, InMemoryImages, voc
-from mmcoke.datasets.check import CHECKS, check_data, cifar, listed, readable
+from mmcoke.datasets.check import CHECKS, check_data, cifar, listed, readable, stl10
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ('a', 'a-b', 'c')  # '-' sorts before '/': whole paths are in another order than classes
@@ -434,6 +434,33 @@ def test_damaged_and_absent_cifar_files_are_named(official, look):
 
 def test_a_folder_without_cifar_says_what_to_unpack(root, look):
     assert 'cifar-10-python.tar.gz' in problems(look('cifar'))
+
+
+# ---- STL-10
+
+
+def test_the_published_files_of_stl10_are_accepted_and_others_named(root, look, monkeypatch):
+    folder = root / 'stl10_binary'
+    folder.mkdir()
+    for kind in ('train_list', 'test_list'):
+        files = []
+        for name, _ in getattr(stl10.STL10, kind):
+            (folder / name).write_bytes(name.encode())
+            files.append([name, hashlib.md5(name.encode()).hexdigest()])
+        monkeypatch.setattr(stl10.STL10, kind, files)
+    report = look('stl10')
+    assert not report.problems
+    assert report.facts == ['stl10_binary: 5 files compared with their MD5 sums']
+    (folder / 'test_y.bin').write_bytes(b'other')
+    (folder / 'unlabeled_X.bin').unlink()
+    first, second = look('stl10').problems
+    assert first.what == f'{folder / "unlabeled_X.bin"} is absent.'
+    assert second.what == f'{folder / "test_y.bin"} is damaged.'
+    assert 'stl10_binary.tar.gz' in first.remedy
+
+
+def test_a_folder_without_stl10_says_what_to_unpack(root, look):
+    assert 'stl10_binary.tar.gz' in problems(look('stl10'))
 
 
 # ---- any folder

@@ -266,7 +266,14 @@ def tables(model):
     return [getattr(x.labels, 'newest', x.labels).label.clone() for x in model.labelers]
 
 
-@pytest.mark.parametrize('method', ['coke', 'stage 2', 'deepcluster', 'odc', 'secu'])
+def memory_of(model):
+    labelers = model.labelers
+    return (labelers if hasattr(labelers, 'memory') else labelers[0]).memory.x
+
+
+@pytest.mark.parametrize(
+    'method', ['coke', 'stage 2', 'deepcluster', 'deepclusterv2', 'odc', 'secu']
+)
 def test_labels_go_with_their_images_when_others_come_and_go(tmp_path, method):
     change = {'model.clustering.average_from_epoch': 1} if method == 'stage 2' else {}
     method = 'coke' if change else method
@@ -288,15 +295,16 @@ def test_labels_go_with_their_images_when_others_come_and_go(tmp_path, method):
         assert torch.equal(new.weight[5:], old.weight[now[5:]])
         assert torch.equal(new.older[5:], old.older[now[5:]])
         assert not new.weight[:5].any()
-    if method == 'odc':
-        old, new = before.labelers[0].memory.x, carried.labelers[0].memory.x
+    if method in ('deepclusterv2', 'odc'):
+        old, new = memory_of(before), memory_of(carried)
         assert torch.equal(new[5:], old[now[5:]])
+        assert not new[:5].any()
 
     cfg.merge_from_dict({'resume': True, 'train_cfg.max_epochs': 3})
     cfg.load_from = None
     model = train(cfg)
     assert [len(label) for label in tables(model)] == [len(now)] * len(model.labelers)
-    if method not in ('coke', 'secu'):
+    if method in ('deepcluster', 'odc'):
         assert model.labelers[0].size.tolist() == model.labelers[0].labels.sizes().tolist()
     state = torch.load(work_dir / 'epoch_3.pth', weights_only=True)
     assert len(state[KEYS]) == len(now)

@@ -76,6 +76,7 @@ CASES += [
     for method, change in (
         ('coke', STAGE_2),
         ('deepcluster', {}),
+        ('deepclusterv2', {}),
         ('odc', {}),
         ('secu', ENTROPY),
         ('sela', {}),

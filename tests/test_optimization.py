@@ -161,6 +161,20 @@ def test_recipe_follows_the_published_learning_rate_curve(epochs, iters):
     np.testing.assert_allclose(curve, golden['lr'], rtol=1e-6, atol=0)
 
 
+def test_a_warmup_from_a_share_of_the_rate_and_a_cosine_to_another():
+    """DeepCluster-v2's: 0, then 0.1 to 1 in 3 steps, then half a cosine to 0.2 in 4."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    factors = dict(start_factor=0.1, end_factor=0.2)
+    scheduler = WarmupCosineLR(optimizer, zero=1, warmup=3, begin=0, end=8, **factors)
+    found = []
+    for _ in range(8):
+        found.append(optimizer.param_groups[0]['lr'] / 2)
+        optimizer.step()
+        scheduler.step()
+    half = 0.8 * 0.5**0.5 / 2
+    assert found == pytest.approx([0, 0.1, 0.4, 0.7, 1, 0.6 + half, 0.6, 0.6 - half])
+
+
 def test_a_trial_shorter_than_the_warmup_follows_the_warmup():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = WarmupCosineLR(optimizer, zero=1, warmup=10, begin=0, end=4)

@@ -29,6 +29,7 @@ CASES = {
             'model.clustering.reweight_pow': 0.5,
         },
     ),
+    'DeepCluster-v2': ('deepclusterv2', {}),
     'ODC': ('odc', {}),
     'SeCu': ('secu', {}),
     'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),

@@ -10,6 +10,7 @@ from mmcoke.clustering import (
     AveragedPseudoLabels,
     CoKeLabeler,
     DeepClusterLabeler,
+    DeepClusterV2Labeler,
     FeatureMemory,
     ODCLabeler,
     OnlineConstrainedKMeans,
@@ -22,7 +23,7 @@ from mmcoke.engine.hooks import DeepClusterHook, KNNHook, ODCHook
 from mmcoke.engine.optimizers import LARS
 from mmcoke.engine.schedulers import WarmupCosineLR
 from mmcoke.evaluation import knn_classify, linear_probe
-from mmcoke.models.heads import CoKeHead, SwAVHead
+from mmcoke.models.heads import CentroidHead, CoKeHead, SwAVHead
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -67,6 +68,8 @@ CASES = [
     (DeepClusterLabeler, DEEPCLUSTER, WHOLE, ['num_samples', 'num_clusters', 'num_iters', 'seed']),
     (DeepClusterLabeler, DEEPCLUSTER, (NAN, 2.5, True, 0), ['pca_dim']),
     (DeepClusterLabeler, DEEPCLUSTER, (*REAL, 1.1), ['reweight_pow']),
+    (DeepClusterV2Labeler, COKE, WHOLE, ['num_samples', 'num_clusters', 'dim']),
+    (DeepClusterV2Labeler, COKE, WHOLE, ['num_iters', 'seed']),
     (ODCLabeler, ODC, WHOLE, ['num_samples', 'num_clusters', 'dim', 'min_size', 'num_iters']),
     (ODCLabeler, ODC, WHOLE, ['seed']),
     (ODCLabeler, ODC, (*REAL, 0, 1.1), ['momentum']),
@@ -84,12 +87,15 @@ CASES = [
     (group, {}, REAL, ['lr', 'momentum', 'weight_decay', 'trust_coefficient']),
     (curve, {}, (NAN, INF, 2.5, True, -1), ['zero', 'warmup', 'begin', 'end']),
     (curve_by_epoch, {}, (NAN, INF, 2.5, True, -1), ['zero', 'warmup', 'begin', 'end']),
+    (curve, {}, (*REAL, 1.1), ['start_factor', 'end_factor']),
     (DeepClusterHook, dict(pipeline=[]), (*WHOLE, 0), ['interval', 'batch_size']),
     (ODCHook, dict(pipeline=[]), (*WHOLE, 0), ['centroids_interval', 'small_clusters_interval']),
     (ODCHook, dict(pipeline=[]), WHOLE, ['num_workers']),
     (KNNHook, dict(train={}, test={}), (*WHOLE, 0), ['interval', 'max_samples', 'k']),
     (KNNHook, dict(train={}, test={}), (*REAL, 0), ['temperature']),
     (CoKeHead, dict(in_channels=4, hid_channels=4), (*REAL, 0), ['temperature']),
+    (CentroidHead, dict(in_channels=4), (*REAL, 0), ['temperature']),
+    (CentroidHead, dict(in_channels=4), WHOLE, ['in_channels']),
     (CoKeHead, dict(in_channels=4, hid_channels=4), (*REAL, 0, 1.1), ['prediction_weight']),
     (CoKeHead, dict(in_channels=4, hid_channels=4), REAL, ['label_weight', 'small_weight']),
     (SwAVHead, dict(in_channels=4, num_clusters=4), (*REAL, 0), ['temperature']),

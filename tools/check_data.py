@@ -7,7 +7,7 @@ The exit code is 0 if nothing is wrong, else 1.
 import argparse
 import os
 
-NAMES = ('imagenet', 'voc07', 'places205', 'places365', 'inat18', 'cifar', 'folder')
+NAMES = ('imagenet', 'voc07', 'places205', 'places365', 'inat18', 'cifar', 'stl10', 'folder')
 
 
 def parse_args() -> argparse.Namespace:

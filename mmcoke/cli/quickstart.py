@@ -16,7 +16,6 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from mmcoke.clustering.heads import Heads
 from mmcoke.datasets import InMemoryImages
 from mmcoke.engine.checkpoint import saved_checkpoints
 from mmcoke.engine.hooks.coke_hook import curve_names
@@ -182,8 +181,9 @@ def describe_run(cfg: Config, model: nn.Module, seconds: float, clusters, images
     """What the page shows of one run."""
     curves = report.read_scalars(cfg.work_dir)
     method = cfg.model.type
-    several = isinstance(model.labelers, Heads) or method == 'SeLa'
-    names = curve_names(model.labelers, method.lower()) if several else [method.lower()]
+    # As for methods with a single clustering.
+    one = isinstance(model.labelers, nn.ModuleList) and method != 'SeLa'
+    names = [method.lower()] if one else curve_names(model.labelers, method.lower())
     clusterings = [
         (name, len(labeler.sizes()), getattr(labeler, 'min_size', 0))
         for name, labeler in zip(names, model.labelers, strict=True)

@@ -5,6 +5,7 @@ Needs torch only, and k-means on all GPUs faiss.
 
 from .coke import CoKeLabeler
 from .deepcluster import DeepClusterLabeler, cluster_weight
+from .deepcluster_v2 import DeepClusterV2Labeler
 from .feature_memory import FeatureMemory
 from .kmeans import KMeansResult, kmeans, pca_whiten
 from .odc import ODCLabeler
@@ -20,6 +21,7 @@ __all__ = [
     'AveragedPseudoLabels',
     'CoKeLabeler',
     'DeepClusterLabeler',
+    'DeepClusterV2Labeler',
     'FeatureMemory',
     'KMeansResult',
     'ODCLabeler',

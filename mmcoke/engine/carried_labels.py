@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys, say_unknown
 
-TABLE = re.compile(r'(?:module\.)?labelers\.(\d+\.(?:labels|memory)\..+)')
+TABLE = re.compile(r'(?:module\.)?labelers\.((?:\d+\.)?(?:labels|memory)\..+)')
 """Names of the state with a row per image."""
 
 

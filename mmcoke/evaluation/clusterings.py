@@ -27,7 +27,7 @@ from mmcoke.weights.pretrained import weights_of
 from .clustering import clustering_scores
 
 TABLE = re.compile(r'(?:module\.)?(labelers\.\d+)\.labels\.(?:newest\.)?label')
-"""Names of the tables of CoKe's, DeepCluster's and ODC's labelers in a checkpoint."""
+"""Names of the tables of labels in a checkpoint, one per clustering."""
 
 SEEDING = 256
 """Samples per cluster among which k-means looks for its first centers; as many as faiss takes."""

@@ -20,10 +20,10 @@ from mmcoke.registry import MODELS
 from .convert import require
 from .pretrained import below, load_backbone, weights_of
 
-CLUSTERING = re.compile(r'(?:module\.)?labelers\.\d+\.')
+CLUSTERING = re.compile(r'(?:module\.)?labelers\.')
 """What the names of clustering state begin with: centers, duals, feature memory, labels."""
 
-LABELS = re.compile(CLUSTERING.pattern + r'labels\.')
+LABELS = re.compile(CLUSTERING.pattern + r'\d+\.labels\.')
 """What those of the label tables begin with."""
 
 KEPT_META = ('arch', 'epoch', 'iter', 'mmcoke_version', 'stage')

@@ -2,7 +2,7 @@
 
 The expected numbers are those of the data sets' own documentation: ImageNet (Russakovsky et al.,
 IJCV 2015), Places205 (Zhou et al., NIPS 2014), the development kits of Places365 and VOC 2007, the
-page of the iNaturalist 2018 competition, and CIFAR (Krizhevsky, 2009).
+page of the iNaturalist 2018 competition, CIFAR (Krizhevsky, 2009), and STL-10 (Coates, 2011).
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,7 @@ from .folder import check_folder
 from .listed import check_imagenet, check_named
 from .readable import find_unreadable
 from .report import DOWNLOADS, DataError, Report
+from .stl10 import check_stl10
 from .voc07 import check_voc07
 
 __all__ = ['CHECKS', 'DataError', 'Report', 'check_data']
@@ -27,6 +28,7 @@ CHECKS: dict[str, Callable[[Report], None]] = dict(
     places365=check_named,
     inat18=check_named,
     cifar=check_cifar,
+    stl10=check_stl10,
     folder=check_folder,
 )
 """The check of each data set."""

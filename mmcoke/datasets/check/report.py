@@ -19,6 +19,7 @@ DOWNLOADS = dict(
     cifar='Unpack cifar-10-python.tar.gz (or cifar-100-python.tar.gz) of '
     'www.cs.toronto.edu/~kriz/cifar.html into the folder; or write cifar10_train.npz and '
     'cifar10_test.npz with x (n, 32, 32, 3), y and classes.',
+    stl10='Unpack stl10_binary.tar.gz of cs.stanford.edu/~acoates/stl10 into the folder.',
 )
 """Where data sets come from, and what to unpack where."""
 

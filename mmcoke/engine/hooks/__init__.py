@@ -1,6 +1,7 @@
 from .checkpoint_hook import CheckpointHook
 from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
+from .deepcluster_v2_hook import DeepClusterV2Hook
 from .interruption_hook import InterruptionHook
 from .label_check_hook import LabelCheckHook
 from .odc_hook import ODCHook
@@ -18,6 +19,7 @@ __all__ = [
     'CheckpointHook',
     'CoKeHook',
     'DeepClusterHook',
+    'DeepClusterV2Hook',
     'InterruptionHook',
     'KNNHook',
     'LabelCheckHook',

@@ -54,7 +54,7 @@ class CoKeHook(LabelerHook):
 
 def curve_names(labelers: Iterable[nn.Module], method: str = 'coke') -> list[str]:
     """``METHOD/K`` for each clustering, with its number where another has the same K."""
-    sizes = [labeler.num_clusters for labeler in labelers]
+    sizes = [len(labeler.sizes()) for labeler in labelers]
     return [
         f'{method}/{k}' if sizes.count(k) == 1 else f'{method}/{k}_{number}'
         for number, k in enumerate(sizes)

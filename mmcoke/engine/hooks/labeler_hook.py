@@ -302,6 +302,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
         ODC='centroids',
         DeepCluster='size',
         SwAV='queue',
+        DeepClusterV2='centers',
     )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
     if kind == 'CoKe':
@@ -311,6 +312,8 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
     per_cluster = ('.kmeans.dual', '.size', '.velocity')
+    if kind == 'DeepClusterV2':
+        per_cluster = '.centers'
     sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}
     dims = {x[1] for name, x in shapes.items() if name.endswith(('.centers', '.centroids'))}

@@ -12,10 +12,10 @@ from mmcoke.registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
-    """Zero, then linear warm-up, then half a cosine down to zero.
+    """Zero, then linear warm-up, then half a cosine down to zero, or to a share of the rate.
 
     The curve of the published CoKe code, which mmengine's schedulers cannot be combined to: they
-    multiply the last value, and nothing leads away from 0. The first iteration of the warm-up
+    multiply the last value, and nothing leads away from 0. The first iteration of a warm-up from 0
     already has the value of the second. Lengths count iterations, or epochs with
     ``convert_to_iter_based=True``::
 
@@ -25,8 +25,10 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
         optimizer: the optimizer or its wrapper.
         zero: length of the part with learning rate 0 (CoKe's epoch 0, in which the centers form).
         warmup: length of the warm-up.
+        start_factor: share of the learning rate that the warm-up starts from.
+        end_factor: share of the learning rate that the cosine ends with.
         begin: first step, where the zero part begins.
-        end: last step, where the cosine reaches 0; ``Runner`` sets it to the end of training. If
+        end: last step, where the cosine ends; ``Runner`` sets it to the end of training. If
             that is within the warm-up, as in a short trial, the curve stops there.
 
     Raises:
@@ -35,16 +37,26 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
     """
 
     def __init__(
-        self, optimizer: Any, *args: Any, zero: int = 1, warmup: int = 10, **kwargs: Any
+        self,
+        optimizer: Any,
+        *args: Any,
+        zero: int = 1,
+        warmup: int = 10,
+        start_factor: float = 0.0,
+        end_factor: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         end = kwargs.get('end', INF)
         if end == INF:
-            raise ValueError('WarmupCosineLR needs an end: where the learning rate is 0 again.')
+            raise ValueError('WarmupCosineLR needs an end: where the cosine ends.')
         lengths = dict(zero=zero, warmup=warmup, begin=kwargs.get('begin', 0))
         for name, length in lengths.items():
             check_number(name, length, '[0, inf)', whole=True)
         check_number('end', end, f'({kwargs.get("begin", 0)}, inf)', whole=True)
+        check_number('start_factor', start_factor, '[0, 1]')
+        check_number('end_factor', end_factor, '[0, 1]')
         self.zero, self.warmup = zero, warmup
+        self.start_factor, self.end_factor = start_factor, end_factor
         self.epoch_length = 1
         super().__init__(optimizer, *args, **kwargs)
 
@@ -99,11 +111,12 @@ class WarmupCosineLR(LRSchedulerMixin, _ParamScheduler):
             return 0.0
         step -= self.zero
         if step < self.warmup:
-            return max(step, 1) / self.warmup
+            done = (step if self.start_factor else max(step, 1)) / self.warmup
+            return self.start_factor + (1 - self.start_factor) * done
         total = self.end - self.begin - self.zero - self.warmup
-        # A run that is resumed behind the end of a shorter curve stays at 0.
+        # A run that is resumed behind the end of a shorter curve stays there.
         done = min(1.0, (step - self.warmup) / total) if total > 0 else 1.0
-        return 0.5 * (1 + math.cos(math.pi * done))
+        return self.end_factor + (1 - self.end_factor) * 0.5 * (1 + math.cos(math.pi * done))
 
     def _get_value(self) -> list[float]:
         return [value * self._factor(self.last_step) for value in self.base_values]

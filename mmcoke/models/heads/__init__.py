@@ -1,3 +1,4 @@
+from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
@@ -5,4 +6,12 @@ from .secu_head import SeCuHead
 from .sela_head import SeLaHead
 from .swav_head import SwAVHead
 
-__all__ = ['ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeCuHead', 'SeLaHead', 'SwAVHead']
+__all__ = [
+    'CentroidHead',
+    'ClusterClsHead',
+    'CoKeHead',
+    'MultiLinearHead',
+    'SeCuHead',
+    'SeLaHead',
+    'SwAVHead',
+]
