@@ -20,6 +20,8 @@ DIGITS = dict(
     deepclusterv2=CONFIGS / 'deepclusterv2/deepclusterv2_tiny_1xb64_digits.py',
     odc=CONFIGS / 'odc/odc_tiny_1xb64_digits.py',
     secu=CONFIGS / 'secu/secu_tiny_1xb64_digits.py',
+    sela=CONFIGS / 'sela/sela_tiny_1xb64_digits.py',
+    swav=CONFIGS / 'swav/swav_tiny_1xb64_digits.py',
 )
 SMALL = {
     'model.backbone.channels': [8, 8, 8, 16, 16],
@@ -66,6 +68,22 @@ TINY = dict(
         'model.head.in_channels': 8,
         'model.clustering.num_clusters': [8, 12],
         'model.clustering.dual_lr': 0.5,
+        'param_scheduler.0.warmup': 1,
+    },
+    sela=SMALL
+    | {
+        'model.clustering.num_clusters': [8, 12],
+        'custom_hooks.0.num_updates': 4,
+        'param_scheduler': [],
+    },
+    swav=SMALL
+    | {
+        'model.neck.hid_channels': 16,
+        'model.neck.out_channels': 8,
+        'model.head.in_channels': 8,
+        'model.clustering.num_clusters': 12,
+        'model.clustering.queue_length': 100,
+        'model.clustering.queue_from_epoch': 1,
         'param_scheduler.0.warmup': 1,
     },
 )

@@ -14,6 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 
 import mmcoke.engine  # noqa: F401 (hooks)
+from mmcoke.engine.hooks import SeLaHook
 from mmcoke.models import CoKe
 from mmcoke.registry import HOOKS, MODELS, OPTIMIZERS, TRANSFORMS
 
@@ -36,16 +37,20 @@ def test_config_builds_and_takes_a_training_step(recipe):
     cfg = Config.fromfile(CONFIGS / recipe)
     assert cfg.default_scope == 'mmcoke'
     assert 'custom_imports' not in cfg
-    one = cfg.model.type in ('DeepCluster', 'ODC')
+    refitted = cfg.model.type in ('DeepCluster', 'ODC', 'SeLa')
+    one = cfg.model.type in ('DeepCluster', 'ODC', 'SwAV')
     cfg.model.clustering.num_clusters = 4 if one else [4, 5]
     if cfg.model.type == 'ODC':
         cfg.model.clustering.min_size = 5
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_labelers(20)
-    if one:
+    if refitted:
         features = torch.randn(20, model.head.in_channels)
-        model.labelers[0].pca_dim = 8
-        model.labelers[0].refit(features)
+        for number, labeler in enumerate(model.labelers):
+            labeler.pca_dim = 8
+            sela = cfg.model.type == 'SeLa'
+            options = SeLaHook.cluster_options(None, model, number) if sela else {}
+            labeler.refit(features, **options)
     transforms = [
         TRANSFORMS.build(transform)
         for transform in cfg.train_dataloader.dataset.pipeline

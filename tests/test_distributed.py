@@ -17,6 +17,7 @@ from test_resume import assert_same
 
 from mmcoke.clustering import FeatureMemory
 from mmcoke.engine import CPUDistributedDataParallel, ReplicaCheckHook
+from mmcoke.engine.hooks import SeLaHook
 from mmcoke.engine.hooks.deepcluster_v2_hook import from_main
 from mmcoke.engine.hooks.odc_hook import load_shards
 from mmcoke.engine.hooks.refit_hook import cluster_on_main
@@ -42,7 +43,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu']
+METHODS = ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu', 'sela', 'swav']
 SEVERAL = ['coke', 'deepclusterv2', 'secu']
 """Methods with several clusterings, whose labelers are told epochs as a whole."""
 
@@ -215,6 +216,10 @@ def network(method='coke', seed=0):
         cfg.model.clustering.update(constraint='entropy', alpha=50.0)
     elif method == 'deepclusterv2':  # few, because many of these images have equal features
         cfg.model.clustering.num_clusters = [3, 4]
+    elif method == 'sela':
+        cfg.model.clustering.num_clusters = [4, 6]
+    elif method == 'swav':
+        cfg.model.clustering.update(num_clusters=6, queue_length=20)
     elif method not in ('coke', 'secu'):
         cfg.model.clustering.num_clusters = 6
         cfg.model.clustering.update(dict(min_size=4) if method == 'odc' else dict(reweight_pow=0.5))
@@ -225,13 +230,16 @@ def network(method='coke', seed=0):
 
 def refit(model, images):
     """What the hooks of DeepCluster and ODC do before an epoch."""
-    (labeler,) = model.labelers
+    labelers, several = model.labelers, hasattr(model.head, 'classifiers')
     dataset = [dict(inputs=image, data_samples=BaseDataElement()) for image in images]
     x_nD = own_features(model, dataset, batch_size=5)
-    x_AD = gather_rows(x_nD, len(images), keep=get_rank() == 0 or labeler.keeps_features)
-    clusters = cluster_on_main(labeler, x_AD, len(images), iter)
-    labeler.refit(x_nD if x_AD is None else x_AD, clusters)
-    model.head.reset(int(labeler.num_fits))
+    x_AD = gather_rows(x_nD, len(images), keep=get_rank() == 0 or labelers[0].keeps_features)
+    for number, labeler in enumerate(labelers):
+        options = SeLaHook.cluster_options(None, model, number) if several else {}
+        clusters = cluster_on_main(labeler, x_AD, len(images), iter, **options)
+        labeler.refit(x_nD if x_AD is None else x_AD, clusters)
+    if not several:  # else the labels are the classifiers' own
+        model.head.reset(int(labelers[0].num_fits))
 
 
 def upkeep(model, method):
@@ -255,19 +263,21 @@ def two_epochs(rank, world_size, folder, method):
     model.labelers = labelers  # after wrapping, as the hooks do: gloo broadcasts no 16-bit integers
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(48, 1, 16, 16, generator=generator)
+    if method == 'sela':  # of noise, the scores would be nearly equal
+        images = 5 * images[:, :, :2, :2].repeat_interleave(8, -1).repeat_interleave(8, -2)
     seen = []
     for epoch in range(2):
-        if method == 'deepcluster' or (method == 'odc' and epoch == 0):
+        if method in ('deepcluster', 'sela') or (method == 'odc' and epoch == 0):
             refit(model, images)
-        labelers = model.labelers if method == 'odc' else [model.labelers]
-        for labeler in labelers if method != 'deepcluster' else []:
+        labelers = model.labelers if method in ('odc', 'swav') else [model.labelers]
+        for labeler in labelers if method not in ('deepcluster', 'sela') else []:
             labeler.set_epoch(epoch)
         for batch in torch.randperm(48, generator=generator).split(16):
             own = batch.chunk(world_size)[rank]
             samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
             model.zero_grad()
             views = images[own]
-            if method.startswith('secu'):
+            if method.startswith('secu') or method == 'swav':
                 views = [views, views + 0.1 * views.flip(-1)]
             forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
@@ -280,7 +290,8 @@ def two_epochs(rank, world_size, folder, method):
         if method == 'deepclusterv2':
             found = run_on_main(model.labelers.cluster)
             model.labelers.refit(from_main(model.labelers, found))
-        for labeler in labelers if 'deepcluster' not in method else []:
+        without = ('deepcluster', 'deepclusterv2', 'sela', 'swav')
+        for labeler in labelers if method not in without else []:
             labeler.end_epoch()
     torch.save(seen, f'{folder}/world{world_size}_rank{rank}.pth')
     if world_size > 1:

@@ -79,6 +79,8 @@ CASES += [
         ('deepclusterv2', {}),
         ('odc', {}),
         ('secu', ENTROPY),
+        ('sela', {}),
+        ('swav', {}),
     )
     for place in ('middle', 'last_of_an_epoch')
 ]
@@ -115,7 +117,7 @@ def test_one_that_was_interrupted_twice_is_resumed_from_the_second(tmp_path):
     assert_same(whole, final(parts))
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'secu'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'secu', 'swav'])
 def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     """In the first epoch of a process, a loader with such workers draws a random number."""
     alone, parts = run(method, tmp_path, {})
@@ -128,7 +130,7 @@ def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     assert_same(alone, final(parts))
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'swav'])
 def test_no_gradient_waits_for_the_next_epoch(tmp_path, method):
     """Nine batches an epoch, two in a step: the ninth makes a step of its own."""
     steps = []

@@ -42,6 +42,9 @@ BAD = {
     ('secu', 'clustering.center_lr'): [-1.0, *NOT_NUMBERS],
     ('secu', 'clustering.constraint'): ['sizes', None, 0],
     ('secu', 'clustering.center_temperature'): [0, *NOT_NUMBERS],
+    ('swav', 'clustering.num_clusters'): [[4], *COUNTS],
+    ('swav', 'head.temperature'): [0, -0.1, *NOT_NUMBERS],
+    ('swav', 'head.freeze_epochs'): [-1, 2.5, *NOT_NUMBERS],
 }
 
 

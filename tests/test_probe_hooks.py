@@ -50,7 +50,7 @@ def final_state(cfg):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu', 'swav'])
 def test_training_is_the_same_bit_for_bit_with_and_without(method, tmp_path):
     """Also without the hook that seeds each epoch anew, which would hide what was drawn."""
     runs = []

@@ -23,7 +23,14 @@ from mmcoke.registry import MODELS
 from mmcoke.weights.publish import publish
 from mmcoke.zoo import index
 
-METHODS = dict(coke='CoKe', deepcluster='DeepCluster', deepclusterv2='DeepClusterV2', odc='ODC')
+METHODS = dict(
+    coke='CoKe',
+    deepcluster='DeepCluster',
+    deepclusterv2='DeepClusterV2',
+    odc='ODC',
+    sela='SeLa',
+    swav='SwAV',
+)
 TOOL = ROOT / 'tools/model_converters/publish_model.py'
 DIGITS_8X8 = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
 
@@ -93,7 +100,7 @@ def test_labels_are_kept_on_request(trained, tmp_path):
     method, config, checkpoint = trained
     published = publish(checkpoint, tmp_path, config=config, keep_labels=True)
     kept, original = label_tables(published.path), label_tables(checkpoint)
-    assert len(kept) == (2 if method in ('coke', 'deepclusterv2') else 1)
+    assert len(kept) == (2 if method in ('coke', 'deepclusterv2', 'sela') else 1)
     for name, label in original.items():
         assert (label != UNASSIGNED).any() and torch.equal(kept[name], label)
     state = read_checkpoint(published.path)['state_dict']

@@ -33,6 +33,12 @@ CASES = {
     'ODC': ('odc', {}),
     'SeCu': ('secu', {}),
     'SeCu, entropy': ('secu', {'model.clustering.constraint': 'entropy'}),
+    'SeLa': ('sela', {}),
+    'SwAV, queue from epoch 1': ('swav', {}),
+    'SwAV, queue and prototypes from epoch 4': (
+        'swav',
+        {'model.clustering.queue_from_epoch': 4, 'model.head.freeze_epochs': 4},
+    ),
 }
 
 

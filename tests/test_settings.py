@@ -15,6 +15,7 @@ from mmcoke.clustering import (
     ODCLabeler,
     OnlineConstrainedKMeans,
     PseudoLabels,
+    SwAVLabeler,
     kmeans,
 )
 from mmcoke.clustering.settings import check_number
@@ -22,7 +23,7 @@ from mmcoke.engine.hooks import DeepClusterHook, KNNHook, ODCHook
 from mmcoke.engine.optimizers import LARS
 from mmcoke.engine.schedulers import WarmupCosineLR
 from mmcoke.evaluation import knn_classify, linear_probe
-from mmcoke.models.heads import CentroidHead, CoKeHead
+from mmcoke.models.heads import CentroidHead, CoKeHead, SwAVHead
 
 X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -73,6 +74,9 @@ CASES = [
     (ODCLabeler, ODC, WHOLE, ['seed']),
     (ODCLabeler, ODC, (*REAL, 0, 1.1), ['momentum']),
     (ODCLabeler, ODC, (*REAL, 1.1), ['reweight_pow']),
+    (SwAVLabeler, COKE, WHOLE, ['num_samples', 'num_clusters', 'dim', 'num_iters', 'queue_length']),
+    (SwAVLabeler, COKE, WHOLE, ['queue_from_epoch']),
+    (SwAVLabeler, COKE, (*REAL, 0), ['temperature']),
     (kmeans, dict(x_AD=X, num_clusters=3), WHOLE, ['num_clusters', 'num_iters', 'seed']),
     (knn_classify, dict(x_train=X, y_train=Y, x_test=X), (*WHOLE, 0), ['k', 'chunk_size']),
     (knn_classify, dict(x_train=X, y_train=Y, x_test=X), (*REAL, 0), ['temperature']),
@@ -94,6 +98,8 @@ CASES = [
     (CentroidHead, dict(in_channels=4), WHOLE, ['in_channels']),
     (CoKeHead, dict(in_channels=4, hid_channels=4), (*REAL, 0, 1.1), ['prediction_weight']),
     (CoKeHead, dict(in_channels=4, hid_channels=4), REAL, ['label_weight', 'small_weight']),
+    (SwAVHead, dict(in_channels=4, num_clusters=4), (*REAL, 0), ['temperature']),
+    (SwAVHead, dict(in_channels=4, num_clusters=4), WHOLE, ['in_channels', 'freeze_epochs']),
 ]
 
 

@@ -128,7 +128,13 @@ SHIPPED = [entry.name for entry in index.entries() if entry.source.kind == 'ship
 
 
 def test_every_method_has_a_model_that_comes_with_the_package():
-    assert {index.find(name).method for name in SHIPPED} == {'CoKe', 'DeepCluster', 'ODC'}
+    assert {index.find(name).method for name in SHIPPED} == {
+        'CoKe',
+        'DeepCluster',
+        'ODC',
+        'SeLa',
+        'SwAV',
+    }
 
 
 @pytest.mark.parametrize('name', SHIPPED)

@@ -40,6 +40,9 @@ PROTOCOL = (
     'pre-training.'
 )
 
+UNSEEDED = ('SeLa', 'SwAV')
+"""Methods whose clustering draws nothing at random."""
+
 
 def main(args: argparse.Namespace) -> None:
     configs = load_configs(args)
@@ -101,7 +104,8 @@ def load_config(args: argparse.Namespace, path: str | Path, work_dir: str | Path
     cfg.work_dir = str(work_dir)
     cfg.resume = args.resume
     cfg.randomness.seed = args.seed
-    cfg.model.clustering.seed = args.seed
+    if cfg.model.type not in UNSEEDED:
+        cfg.model.clustering.seed = args.seed
     cfg.log_level = 'ERROR'  # the progress bar and the table say the rest
     cfg.custom_hooks.append(dict(type='ProgressHook'))
     merge_options(cfg, args.cfg_options)
@@ -177,7 +181,8 @@ def describe_run(cfg: Config, model: nn.Module, seconds: float, clusters, images
     """What the page shows of one run."""
     curves = report.read_scalars(cfg.work_dir)
     method = cfg.model.type
-    one = isinstance(model.labelers, nn.ModuleList)  # as for methods with a single clustering
+    # As for methods with a single clustering.
+    one = isinstance(model.labelers, nn.ModuleList) and method != 'SeLa'
     names = [method.lower()] if one else curve_names(model.labelers, method.lower())
     clusterings = [
         (name, len(labeler.sizes()), getattr(labeler, 'min_size', 0))

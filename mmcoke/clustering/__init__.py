@@ -12,6 +12,9 @@ from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
 from .secu import SeCuLabeler
+from .sela import SeLaLabeler
+from .sinkhorn import sinkhorn
+from .swav import SwAVLabeler
 
 __all__ = [
     'UNASSIGNED',
@@ -25,7 +28,10 @@ __all__ = [
     'OnlineConstrainedKMeans',
     'PseudoLabels',
     'SeCuLabeler',
+    'SeLaLabeler',
+    'SwAVLabeler',
     'cluster_weight',
     'kmeans',
     'pca_whiten',
+    'sinkhorn',
 ]

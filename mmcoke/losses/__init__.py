@@ -2,5 +2,12 @@
 
 from .coke_loss import cluster_logits, coke_loss, multi_view_coke_loss
 from .secu_loss import secu_loss
+from .swav_loss import swapped_prediction_loss
 
-__all__ = ['cluster_logits', 'coke_loss', 'multi_view_coke_loss', 'secu_loss']
+__all__ = [
+    'cluster_logits',
+    'coke_loss',
+    'multi_view_coke_loss',
+    'secu_loss',
+    'swapped_prediction_loss',
+]

@@ -11,7 +11,9 @@ from .replica_check_hook import ReplicaCheckHook
 from .results_hook import ResultsHook
 from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
+from .sela_hook import SeLaHook
 from .skip_unreadable_hook import SkipUnreadableHook
+from .swav_hook import SwAVHook
 
 __all__ = [
     'CheckpointHook',
@@ -28,5 +30,7 @@ __all__ = [
     'ReplicaCheckHook',
     'ResultsHook',
     'SampleSeedHook',
+    'SeLaHook',
     'SkipUnreadableHook',
+    'SwAVHook',
 ]

@@ -301,6 +301,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
         SeCu='velocity',
         ODC='centroids',
         DeepCluster='size',
+        SwAV='queue',
         DeepClusterV2='centers',
     )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')

@@ -1,9 +1,10 @@
-"""Clusters the features of all images, for the hooks of DeepCluster and ODC."""
+"""Clusters the features of all images, for the hooks of DeepCluster, ODC and SeLa."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.dataset import Compose
 from mmengine.dist import broadcast, is_main_process
@@ -24,7 +25,7 @@ from .labeler_hook import LabelerHook
 
 
 class RefitHook(LabelerHook):
-    """Labels all images by k-means of their features, and resets the classifier.
+    """Labels all images by clustering their features, and resets the classifier.
 
     Logs, after each clustering, under the method's name: ``nmi`` with the labels before it, the
     sizes ``min_size`` and ``max_size`` in samples, ``num_filled``, the clusters that came out empty
@@ -53,11 +54,12 @@ class RefitHook(LabelerHook):
 
     def before_train(self, runner: Runner) -> None:
         """Cluster, unless a checkpoint brought labels that are recent enough."""
-        (labeler,) = self._labelers(runner)
-        if labeler.num_fits < self.num_fits_due(runner):
+        labelers = self._labelers(runner)
+        if labelers[0].num_fits < self.num_fits_due(runner):
             self.refit(runner, runner.epoch)
         else:
-            self.recount(labeler)
+            for labeler in labelers:
+                self.recount(labeler)
 
     def recount(self, labeler: nn.Module) -> None:
         """Let what follows from the labels follow those that a checkpoint brought.
@@ -65,6 +67,19 @@ class RefitHook(LabelerHook):
         Images may be gone since; new ones have no label yet.
         """
         raise NotImplementedError
+
+    def cluster_options(self, model: nn.Module, number: int) -> dict[str, Tensor]:
+        """What ``cluster`` of a labeler takes besides the features."""
+        return {}
+
+    def after_refit(self, runner: Runner) -> None:
+        """What the new labels ask for: a new classifier."""
+        model = unwrap(runner.model)
+        reset_classifier(model.head, model.labelers[0], runner)
+
+    def curve_names(self, model: nn.Module) -> list[str]:
+        """Under which the numbers of each labeler are logged."""
+        return [type(model).__name__.lower()]
 
     def refit(self, runner: Runner, epoch: int) -> None:
         """Extract the features of all images, cluster them, label all, reset the classifier.
@@ -75,7 +90,35 @@ class RefitHook(LabelerHook):
         """
         start = time.perf_counter()
         model = unwrap(runner.model)
-        labeler, name = model.labelers[0], type(model).__name__
+        x_nD, x_AD, left_out = self.features(runner)
+        # Rows of images that were left out are NaN until here, and so in no cluster.
+        found = []
+        for number, labeler in enumerate(model.labelers):
+            progress = logged(runner, f'{type(model).__name__}: clustering')
+            options = self.cluster_options(model, number)
+            num_samples = labeler.labels.num_samples
+            found.append(cluster_on_main(labeler, x_AD, num_samples, progress, left_out, **options))
+        x = x_nD if x_AD is None else x_AD
+        x = x.nan_to_num_(nan=0.0) if left_out else x
+        for name, labeler, clusters in zip(
+            self.curve_names(model), model.labelers, found, strict=True
+        ):
+            before_A = labeler.labels.label.cpu().numpy().copy() if is_main_process() else None
+            labeler.refit(x, clusters, left_out=left_out)
+            scalars = fit_scalars(labeler, before_A, clusters)
+            self.log_epoch(
+                runner, epoch, name, scalars | dict(seconds=round(time.perf_counter() - start, 1))
+            )
+        self.after_refit(runner)
+
+    def features(self, runner: Runner) -> tuple[Tensor, Tensor | None, list[int]]:
+        """Features of all images, without augmentation.
+
+        Returns:
+            Those of the own images (n, D); those of all (A, D), where they are needed; and the rows
+            of images that cannot be read, whose features are NaN.
+        """
+        model = unwrap(runner.model)
         dataset = without_repetition(runner.train_dataloader.dataset)
         notes, skip = [], skips_unreadable(dataset)
         transforms = Compose(self.pipeline).transforms
@@ -85,29 +128,28 @@ class RefitHook(LabelerHook):
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            progress=logged(runner, f'{name}: features'),
+            progress=logged(runner, f'{type(model).__name__}: features'),
             notes=notes,
         )
         left_out = left_out_rows(notes, skip, len(dataset), runner)
-        before_A = labeler.labels.label.cpu().numpy().copy() if is_main_process() else None
-        x_AD = gather_rows(x_nD, len(dataset), keep=is_main_process() or labeler.keeps_features)
-        progress = logged(runner, f'{name}: k-means')
-        clusters = cluster_on_main(labeler, x_AD, len(dataset), progress, left_out)
-        # Rows of images that were left out are NaN until here, and so in no cluster.
-        x = x_nD if x_AD is None else x_AD
-        labeler.refit(x.nan_to_num_(nan=0.0) if left_out else x, clusters, left_out=left_out)
-        reset_classifier(model.head, labeler, runner)
-        sizes = labeler.sizes()
-        scalars = dict(
-            min_size=sizes.min().item(),
-            max_size=sizes.max().item(),
-            num_filled=clusters.num_filled,
-            seconds=round(time.perf_counter() - start, 1),
-        )
-        if labeler.num_fits > 1 and is_main_process():  # the others log nothing
-            nmi = mutual_information(contingency(before_A, labeler.labels.label.cpu().numpy()))
-            scalars = dict(nmi=round(nmi, 4)) | scalars
-        self.log_epoch(runner, epoch, name.lower(), scalars)
+        keep = is_main_process() or model.labelers[0].keeps_features
+        return x_nD, gather_rows(x_nD, len(dataset), keep=keep), left_out
+
+
+def fit_scalars(
+    labeler: nn.Module, before_A: np.ndarray | None, clusters: KMeansResult
+) -> dict[str, float]:
+    """What a clustering is like; compared with the labels before it, in the main process."""
+    sizes = labeler.sizes()
+    scalars = dict(
+        min_size=sizes.min().item(),
+        max_size=sizes.max().item(),
+        num_filled=clusters.num_filled,
+    )
+    if labeler.num_fits > 1 and before_A is not None:  # the others log nothing
+        nmi = mutual_information(contingency(before_A, labeler.labels.label.cpu().numpy()))
+        scalars = dict(nmi=round(nmi, 4)) | scalars
+    return scalars
 
 
 def left_out_rows(
@@ -148,11 +190,13 @@ def cluster_on_main(
     num_samples: int,
     progress: Callable,
     left_out: Sequence[int] = (),
+    **options: Tensor,
 ) -> KMeansResult:
     """Cluster in the main process, and tell the labels to all; those left out get any.
 
     Only labels and ``num_filled`` are the same everywhere; other processes get no centers. They
-    wait as in :func:`run_on_main`, so that k-means may take as long as it needs.
+    wait as in :func:`run_on_main`, so that it may take as long as it needs. ``options`` are of
+    ``labeler.cluster``.
 
     Raises:
         ValueError: on all processes, if the features cannot be clustered.
@@ -160,7 +204,9 @@ def cluster_on_main(
     """
     kept_A = torch.ones(num_samples, dtype=torch.bool)
     kept_A[list(left_out)] = False
-    clusters = run_on_main(lambda: labeler.cluster(x_AD[kept_A] if left_out else x_AD, progress))
+    clusters = run_on_main(
+        lambda: labeler.cluster(x_AD[kept_A] if left_out else x_AD, progress, **options)
+    )
     # The number of filled clusters, then the labels. NCCL has no 16 bits.
     device = labeler.labels.label.device
     message = torch.zeros(num_samples + 1, dtype=torch.int32, device=device)

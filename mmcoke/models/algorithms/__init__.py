@@ -1,6 +1,7 @@
 from .coke import CoKe
-from .deepcluster import ODC, DeepCluster
+from .deepcluster import ODC, DeepCluster, SeLa
 from .deepcluster_v2 import DeepClusterV2
 from .secu import SeCu
+from .swav import SwAV
 
-__all__ = ['ODC', 'CoKe', 'DeepCluster', 'DeepClusterV2', 'SeCu']
+__all__ = ['ODC', 'CoKe', 'DeepCluster', 'DeepClusterV2', 'SeCu', 'SeLa', 'SwAV']

@@ -1,10 +1,10 @@
-"""DeepCluster and ODC as OpenMMLab algorithms."""
+"""DeepCluster, ODC and SeLa as OpenMMLab algorithms."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmcoke.clustering import DeepClusterLabeler, ODCLabeler
+from mmcoke.clustering import DeepClusterLabeler, ODCLabeler, SeLaLabeler
 from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
@@ -15,10 +15,11 @@ from .base import (
     output_width,
     sample_indices,
 )
+from .coke import as_list
 
 
 class ClassifierAlgorithm(ClusteringAlgorithm):
-    """Learns to classify images by the labels of one labeler.
+    """Learns to classify images by the labels of its labelers, one in most methods.
 
     Args:
         backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
@@ -51,9 +52,12 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
             )
         with explained_batch_norm():
             x_nD = self.project(views[0])
+        return self.classify(x_nD, sample_indices(data_samples, x_nD.device))
+
+    def classify(self, x_nD: Tensor, idx_n: Tensor) -> dict[str, Tensor]:
+        """The loss of the own images, of their features (n, D) and indices (n,)."""
         weight_K = self.labelers[0].cluster_weight()
-        label_n = self.read_labels(x_nD.detach(), sample_indices(data_samples, x_nD.device))
-        return self.head.loss(x_nD, label_n, weight_K)
+        return self.head.loss(x_nD, self.read_labels(x_nD.detach(), idx_n), weight_K)
 
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
         """Labels of the own images, int64 (n,); the labeler may learn from their features."""
@@ -90,3 +94,38 @@ class ODC(ClassifierAlgorithm):
     def read_labels(self, x_nD: Tensor, idx_n: Tensor) -> Tensor:
         x_ND, idx_N, own = global_batch(normalize(x_nD.float(), dim=1), idx_n)
         return self.labelers[0].step(x_ND, idx_N)[own]
+
+
+@MODELS.register_module()
+class SeLa(ClassifierAlgorithm):
+    """Pre-training by classifying images by labels of equal shares (Asano et al., ICLR 2020).
+
+    ``SeLaHook`` labels all images from the classifiers' own scores. Each clustering has a labeler
+    and a classifier.
+
+    Args:
+        backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
+        head: a :class:`SeLaHead`; ``in_channels`` and ``num_clusters`` are filled in.
+        clustering: arguments of :class:`SeLaLabeler` but for ``num_samples``; ``num_clusters`` is a
+            list, one number per clustering.
+    """
+
+    capturable = True
+
+    def complete_head(self, head: dict, network: nn.Module, clustering: dict) -> dict:
+        num_clusters = as_list(clustering.get('num_clusters'))
+        if not num_clusters:
+            raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
+        for number in num_clusters:
+            check_number('clustering.num_clusters', number, '[1, inf)', whole=True)
+        width = head.get('in_channels') or output_width(network)
+        return dict(head, in_channels=width, num_clusters=num_clusters)
+
+    def make_labelers(self, num_samples: int) -> nn.ModuleList:
+        settings = {k: v for k, v in self.clustering.items() if k != 'num_clusters'}
+        sizes = as_list(self.clustering['num_clusters'])
+        return nn.ModuleList(SeLaLabeler(num_samples, k, **settings) for k in sizes)
+
+    def classify(self, x_nD: Tensor, idx_n: Tensor) -> dict[str, Tensor]:
+        labels = [labeler.step(x_nD.detach(), idx_n) for labeler in self.labelers]
+        return self.head.loss(x_nD, labels)

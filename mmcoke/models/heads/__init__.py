@@ -3,5 +3,15 @@ from .cluster_cls_head import ClusterClsHead
 from .coke_head import CoKeHead
 from .multi_linear_head import MultiLinearHead
 from .secu_head import SeCuHead
+from .sela_head import SeLaHead
+from .swav_head import SwAVHead
 
-__all__ = ['CentroidHead', 'ClusterClsHead', 'CoKeHead', 'MultiLinearHead', 'SeCuHead']
+__all__ = [
+    'CentroidHead',
+    'ClusterClsHead',
+    'CoKeHead',
+    'MultiLinearHead',
+    'SeCuHead',
+    'SeLaHead',
+    'SwAVHead',
+]
