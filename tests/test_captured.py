@@ -202,7 +202,8 @@ def test_methods_that_cannot_be_captured_say_so(method, tmp_path):
     assert type(model).__name__ in model.obstacle_to_capture()
 
 
-def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
+@pytest.mark.parametrize('joint_views', [False, True])
+def test_a_step_asks_nothing_of_the_device(joint_views, tmp_path, monkeypatch):
     """On the device ``meta`` there are no values: whatever looks at one raises an error.
 
     No backward(): for another device than the CPU it starts threads, and no test could fork then.
@@ -210,6 +211,7 @@ def test_a_step_asks_nothing_of_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())  # unknown there
     cfg = tiny('coke', tmp_path)
     cfg.model.clustering.update(average_from_epoch=1, num_slots=3)
+    cfg.model.joint_views = joint_views
     model = unwrap(build_runner(cfg).model)
     model.init_labelers(100)
     model.to('meta').train()

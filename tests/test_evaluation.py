@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from mmcoke.datasets import InMemoryImages
 from mmcoke.evaluation import clustering_scores, extract_features, knn_classify, linear_probe
+from mmcoke.evaluation.linear_probe import fit_and_predict
 from mmcoke.registry import MODELS
 
 
@@ -86,6 +87,16 @@ def test_linear_probe_equals_scikit_learn():
     assert linear_probe(x, y, x_test, c=0.01).tolist() == expected.tolist()
     arrays = x.numpy(), y.numpy(), x_test.numpy()
     assert linear_probe(*arrays, c=0.01).tolist() == expected.tolist()
+
+
+def test_the_probe_of_a_gpu_has_the_minimum_of_scikit_learn():
+    (x, y), (x_test, _) = blobs(300, 0), blobs(1000, 1)
+    scaler = StandardScaler().fit(x.numpy())
+    z, z_test = (torch.from_numpy(scaler.transform(part.numpy())).double() for part in (x, x_test))
+    with torch.no_grad():  # as a hook may call it
+        found = fit_and_predict(z, 10 * y, z_test, 0.01, 1000)
+    expected = LogisticRegression(C=0.01, max_iter=1000).fit(z.numpy(), y.numpy()).predict(z_test)
+    assert (found == 10 * torch.from_numpy(expected)).double().mean() > 0.998
 
 
 def test_clustering_accuracy_is_the_best_matching():
@@ -205,6 +216,7 @@ def test_a_linear_probe_does_not_depend_on_the_size_of_the_features(factor):
         (dict(y_train=torch.ones(60)), '60 integers, one for each training sample, .* float32'),
         (dict(y_train=torch.ones(59, dtype=torch.int64)), r'60 integers.*\(59,\)'),
         (dict(y_train=torch.ones(60, 2, dtype=torch.int64)), r'\(60, 2\)'),
+        (dict(y_train=torch.ones(60, dtype=torch.int64)), 'of one class'),
     ],
 )
 def test_what_cannot_be_probed_is_refused(change, message):

@@ -103,6 +103,26 @@ def test_joint_views_of_one_size_go_through_the_network_in_one_pass(model):
     assert passes(model, model.head.predictor.fc0) == [(10, 8), (15, 8)]
 
 
+@pytest.mark.parametrize('joint_views', [False, True])
+def test_batch_norm_of_joint_views_has_the_statistics_of_all_of_them(model, joint_views):
+    """By hand: with momentum 0.1, the running mean after a pass of a batch of mean m from mean r
+    is .9 r + .1 m, and the variance is that of the samples (n - 1)."""
+    model.train().joint_views = joint_views
+    one, other = views(16, 16)
+    other = 3 * other + 1  # augmented differently
+    conv, norm = model.backbone.layers[:2]
+    with torch.no_grad():
+        batches = [conv(x) for x in ([torch.cat([one, other])] if joint_views else [one, other])]
+    mean, variance = torch.zeros(8), torch.ones(8)
+    for x in batches:
+        mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
+        variance = 0.9 * variance + 0.1 * x.transpose(0, 1).flatten(1).var(1)
+    model.loss([one, other], samples(range(5)))
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, variance)
+    assert int(norm.num_batches_tracked) == len(batches)
+
+
 @pytest.mark.parametrize('sizes', [(16, 10), (16, 16, 16), (16, 10, 16), (16, 16, 16, 10)])
 def test_other_views_are_refused_with_their_sizes(sizes):
     with pytest.raises(ValueError, match=r'two of full size .*\(16, 16\)'):

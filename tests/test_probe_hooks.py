@@ -85,6 +85,58 @@ def test_no_random_number_is_drawn_from_training(tiny_config):
     assert all(module.training for module in runner.model.modules())
 
 
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def test_seconds_are_those_of_training_without_the_probe_and_through_resumes(
+    tiny_config, monkeypatch
+):
+    clock = Clock()
+    monkeypatch.setattr('mmcoke.engine.hooks.probe_hooks.time', clock)
+    tiny_config.custom_hooks.append(probe('KNNHook', interval=2, max_samples=100))
+    runner = build_runner(tiny_config)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, ProbeHook))
+    written = {}
+    monkeypatch.setattr(
+        runner.visualizer, 'add_scalars', lambda curves, step: written.update({step: curves})
+    )
+
+    def accuracy(runner):
+        clock.now += 1000  # a slow probe
+        return 0.5
+
+    monkeypatch.setattr(hook, 'accuracy', accuracy)
+    hook.before_train(runner)
+    for epoch, seconds in enumerate((3, 4, 5)):
+        clock.now += seconds
+        runner.train_loop._epoch = epoch
+        hook.after_train_epoch(runner)
+    curves = {'knn/acc': 0.5, 'knn/seconds': 7.0}
+    assert written == {2: curves, 3: curves | {'knn/seconds': 12.0}}
+    clock.now += 2
+    checkpoint = {}
+    hook.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint == dict(knn_seconds=14.0)
+
+    later = build_runner(tiny_config)
+    (hook,) = (hook for hook in later.hooks if isinstance(hook, ProbeHook))
+    hook.after_load_checkpoint(later, checkpoint)
+    hook.before_train(later)
+    assert hook.seconds() == 0  # weights alone: a training of its own
+    later._resume = True
+    hook.after_load_checkpoint(later, checkpoint)
+    hook.before_train(later)
+    clock.now += 1
+    assert hook.seconds() == 15
+
+
 @pytest.mark.parametrize('kind', ['KNNHook', 'LinearProbeHook'])
 def test_the_number_is_that_of_the_checkpoint(kind, tiny_config):
     tiny_config.custom_hooks.append(probe(kind))

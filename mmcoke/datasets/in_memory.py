@@ -8,7 +8,7 @@ import torch
 from mmengine.dataset import Compose
 from mmpretrain.datasets import BaseDataset, PackInputs
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import Dataset, Subset, get_worker_info
 
 from mmcoke.registry import DATASETS
 
@@ -67,9 +67,14 @@ class InMemoryImages(BaseDataset):
 
     def __getitems__(self, indices: list[int]) -> Sequence[dict]:
         """A batch, for torch's loaders."""
+        batch = self.batch(indices)
+        return [self[idx] for idx in indices] if batch is None else batch
+
+    def batch(self, indices: Sequence[int]) -> ImageBatch | None:
+        """Images of some rows as one tensor; None if the pipeline goes image by image."""
         images = self._prepared()
         if images is None:
-            return [self[idx] for idx in indices]
+            return None
         idx_n = torch.tensor(indices, pin_memory=images.is_cuda) % len(self)
         idx_n = idx_n.to(images.device, non_blocking=True)
         return ImageBatch(images[idx_n], idx_n, lambda position: self[indices[position]])
@@ -92,6 +97,13 @@ class InMemoryImages(BaseDataset):
                 f'Images on {self.device} cannot be loaded by worker processes. Set num_workers=0 '
                 "in the loader, or device='cpu' in the data set."
             )
+
+
+def whole_batch(dataset: Dataset, rows: Sequence[int]) -> ImageBatch | None:
+    """Images of some rows as one tensor, if a data set, or what it is a part of, has such."""
+    while type(dataset) is Subset:
+        rows, dataset = [dataset.indices[row] for row in rows], dataset.dataset
+    return dataset.batch(rows) if isinstance(dataset, InMemoryImages) else None
 
 
 def prepare(dataset: BaseDataset, pipeline: Compose) -> Tensor | None:

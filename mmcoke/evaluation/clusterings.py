@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmcoke.clustering import UNASSIGNED, kmeans
+from mmcoke.clustering.kmeans import KMeansResult
 from mmcoke.clustering.precision import unit_rows
 from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.clustering.settings import check_number
@@ -28,6 +30,11 @@ from .clustering import clustering_scores
 
 TABLE = re.compile(r'(?:module\.)?(labelers\.\d+)\.labels\.(?:newest\.)?label')
 """Names of the tables of labels in a checkpoint, one per clustering."""
+
+CENTERS = re.compile(
+    r'(labelers\.\d+(?=\.(?:kmeans\.)?centers$)|.*prototypes(?:\.\d+)?(?=(?:\.weight)?$))'
+)
+"""Names of the centers of labelers, and of prototypes, in a checkpoint."""
 
 SEEDING = 256
 """Samples per cluster among which k-means looks for its first centers; as many as faiss takes."""
@@ -58,16 +65,71 @@ def kmeans_scores(
     Raises:
         ValueError: if there are no restarts, or a feature is not finite.
     """
-    check_number('num_restarts', num_restarts, '[1, inf)', whole=True)
     x = unit_rows(torch.tensor(x) if isinstance(x, np.ndarray) else x)
     num_clusters = len(classes.unique())
+    label, _ = best_kmeans(x, num_clusters, num_restarts=num_restarts, progress=progress)
+    sizes = dict(num_clusters=num_clusters, num_images=len(classes))
+    return sizes | clustering_scores(label, classes)
+
+
+def best_kmeans(
+    x: Tensor,
+    num_clusters: int,
+    *,
+    num_restarts: int = 5,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> KMeansResult:
+    """k-means from several starts, on the device of the features; see :func:`kmeans_scores`.
+
+    Args:
+        x: features (A, D), L2-normalized.
+        num_clusters: K.
+    """
+    check_number('num_restarts', num_restarts, '[1, inf)', whole=True)
     runs = (
         kmeans(x, num_clusters, init=spread_samples(x, num_clusters, seed=seed))
         for seed in progress(range(num_restarts))
     )
-    label, _ = min(runs, key=lambda result: result.objective)
-    sizes = dict(num_clusters=num_clusters, num_images=len(classes))
-    return sizes | clustering_scores(label, classes)
+    return min(runs, key=lambda result: result.objective)
+
+
+class Clusters(NamedTuple):
+    """What assigns any image to a cluster: that of the largest ``x . weight + bias``.
+
+    Attributes:
+        weight: centers, or the rows of a classifier (K, D).
+        bias: (K,); None for centers of unit length, which are compared with unit vectors.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def assign(self, x_AD: Tensor) -> Tensor:
+        """Cluster of each projection, int64 (A,), on its device.
+
+        Args:
+            x_AD: what the neck gives (A, D), not normalized.
+        """
+        weight = self.weight.to(x_AD.device)
+        if self.bias is None:
+            return (unit_rows(x_AD) @ unit_rows(weight).T).argmax(1)
+        return (x_AD.float() @ weight.float().T + self.bias.to(x_AD)).argmax(1)
+
+
+def clusters_of(checkpoint: str | Path) -> dict[str, Clusters]:
+    """What a checkpoint assigns images to clusters by, by its name; empty if there is nothing.
+
+    Published centers (``labelers.0``, ..., of CoKe, SeCu, DeepCluster-v2), prototypes (SwAV), or
+    the classifier of pseudo-labels (``head.fc_cls``; DeepCluster, ODC).
+
+    Raises as :func:`~mmcoke.files.read_checkpoint`.
+    """
+    state = weights_of(read_checkpoint(checkpoint), checkpoint)
+    state = {name.removeprefix('module.'): x for name, x in state.items()}
+    found = {match[1]: Clusters(x) for name, x in state.items() if (match := CENTERS.match(name))}
+    if found or (weight := state.get('head.fc_cls.weight')) is None:
+        return found
+    return {'head.fc_cls': Clusters(weight, state['head.fc_cls.bias'])}
 
 
 def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
@@ -86,7 +148,8 @@ def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
     check_num_clusters(num_clusters, len(x))
     random = np.random.default_rng(seed)
     some = random.permutation(len(x))[: SEEDING * num_clusters]
-    centers, _ = kmeans_plusplus(x[torch.from_numpy(some)].numpy(), num_clusters, random_state=seed)
+    chosen = x[torch.from_numpy(some).to(x.device)].cpu().numpy()
+    centers, _ = kmeans_plusplus(chosen, num_clusters, random_state=seed)
     return torch.from_numpy(centers)
 
 

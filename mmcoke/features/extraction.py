@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 
-from .unreadable import Noted, Unreadable, check_readable, collate
+from .unreadable import Noted, Unlabelled, Unreadable, check_readable, collate
 
 CHUNK_SIZE = 1 << 13
 
@@ -60,6 +60,7 @@ def run(
     batch_size: int,
     num_workers: int,
     progress: Callable[[Iterable], Iterable],
+    labelled: bool = False,
 ) -> Iterator[tuple[list[int], Any]]:
     """Rows and ``forward(model, batch)`` for each batch, with the model in evaluation mode.
 
@@ -70,9 +71,11 @@ def run(
         rows: of the data set, in order.
         notes: gets those of the images that cannot be read.
         batch_size, num_workers, progress: see :func:`extract_features`.
+        labelled: whether ``forward`` needs data samples, which keeps images in memory from being
+            taken as whole batches.
     """
     loader = DataLoader(
-        Noted(dataset, rows),
+        (Noted if labelled else Unlabelled)(dataset, rows),
         batch_size,
         num_workers=num_workers,
         collate_fn=collate,
@@ -94,6 +97,41 @@ def pooled_and_projected(model: nn.Module, batch: dict) -> tuple[Tensor, Tensor]
     maps = model.backbone(view_of(model, batch))
     projected = normalize(model.neck(maps)[-1].float(), dim=1)
     return averaged(maps[-1]).cpu(), projected.cpu()
+
+
+@torch.no_grad()
+def resident_features(
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int = 1000,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Tensor, Tensor | None]:
+    """As :func:`extract_features`, but they stay on the network's device, and are not normalized.
+
+    For small images in memory, :class:`~mmcoke.datasets.InMemoryImages` on the same device: of
+    these nothing waits for the host.
+
+    Args:
+        network: with ``data_preprocessor``, ``backbone`` and ``neck``, which may be None.
+
+    Returns:
+        In float32: the backbone's last feature map, averaged over space (A, C), and what the neck
+        makes of it (A, D), None without a neck.
+    """
+
+    def forward(network: nn.Module, batch: dict) -> tuple[Tensor, ...]:
+        maps = network.backbone(view_of(network, batch))
+        neck = () if network.neck is None else (network.neck(maps)[-1].float(),)
+        return averaged(maps[-1]), *neck
+
+    notes: list[Unreadable] = []
+    options = dict(batch_size=batch_size, num_workers=0, progress=progress)
+    rows = range(len(dataset))
+    parts = [out for _, out in run(network, forward, dataset, rows, notes, **options)]
+    check_readable(notes, len(dataset))
+    pooled, *projected = (torch.cat(features) for features in zip(*parts, strict=True))
+    return pooled, projected[0] if projected else None
 
 
 def pooled(model: nn.Module, batch: dict) -> Tensor:

@@ -150,7 +150,7 @@ def write_rows(
         return found, batch['data_samples']
 
     with RowWriter(folder, isinstance(dataset, BaseDataset)) as writer, full_precision():
-        for found, outputs in run(network, forward, dataset, rows, notes, **options):
+        for found, outputs in run(network, forward, dataset, rows, notes, labelled=True, **options):
             writer.write(np.array(found), *outputs)
     return notes
 

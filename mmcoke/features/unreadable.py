@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.dataset import default_collate
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmcoke.datasets import UnreadableImageError
+from mmcoke.datasets.in_memory import whole_batch
 from mmcoke.datasets.loading import reason_of
 from mmcoke.files import write_whole
 from mmcoke.messages import some
@@ -33,6 +35,18 @@ class Unreadable(NamedTuple):
         return f'{self.name} ({self.reason})'
 
 
+class WholeBatch(NamedTuple):
+    """A batch of images that are in memory, so none of them is unreadable.
+
+    Attributes:
+        rows: of the data set (n,).
+        images: uint8 (n, C, H, W).
+    """
+
+    rows: list[int]
+    images: Tensor
+
+
 class Noted(Dataset):
     """Samples of a data set with their rows; in place of one that cannot be read a note.
 
@@ -55,6 +69,16 @@ class Noted(Dataset):
             return note_of(error, row)
 
 
+class Unlabelled(Noted):
+    """As :class:`Noted`, without data samples where images in memory are one tensor already."""
+
+    def __getitems__(self, positions: Sequence[int]) -> list | WholeBatch:
+        """Samples of a batch, for torch's loaders."""
+        rows = [int(self.rows[i]) for i in positions]
+        batch = whole_batch(self.dataset, rows)
+        return [self[i] for i in positions] if batch is None else WholeBatch(rows, batch.images)
+
+
 def note_of(error: Exception, row: int) -> Unreadable:
     """The note of an image whose reading failed."""
     name = getattr(error, 'name', None) or getattr(error, 'filename', None) or f'image {row}'
@@ -62,9 +86,11 @@ def note_of(error: Exception, row: int) -> Unreadable:
 
 
 def collate(
-    samples: list, stack: Callable[[list], dict] = default_collate
+    samples: list | WholeBatch, stack: Callable[[list], dict] = default_collate
 ) -> tuple[list[int], dict | None, list[Unreadable]]:
     """Rows and batch of the images that were read (None if none was), and notes of the others."""
+    if isinstance(samples, WholeBatch):
+        return samples.rows, dict(inputs=samples.images, data_samples=None), []
     notes = [sample for sample in samples if isinstance(sample, Unreadable)]
     found = [sample for sample in samples if not isinstance(sample, Unreadable)]
     rows = [row for row, _ in found]

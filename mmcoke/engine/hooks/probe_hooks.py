@@ -27,8 +27,9 @@ class ProbeHook(Hook):
     """Classifies a labelled set by the pooled output of the backbone, every few epochs.
 
     The accuracy (0 ... 1) is in the log and, as ``NAME/acc``, among the curves, with the epoch as
-    its step; the last epoch is measured in any case. Training goes on as if nothing had been
-    measured: the same losses and weights, bit for bit.
+    its step; the last epoch is measured in any case. Beside it is ``NAME/seconds``: those that
+    training has taken up to there, without this probe, and through all resumes. Training goes on as
+    if nothing had been measured: the same losses and weights, bit for bit.
 
     All processes extract; the first one classifies. The network is the one that a checkpoint of
     the epoch would hold.
@@ -79,6 +80,25 @@ class ProbeHook(Hook):
             check_same_classes(*datasets)
             self._sets = [labelled_part(dataset, self.max_samples) for dataset in datasets]
         self.check(*(labels for _, labels in self._sets))
+        self._begun = time.perf_counter()
+
+    _seconds: float = 0.0
+    _begun: float | None = None
+
+    def seconds(self) -> float:
+        """Those of training so far, without the probe."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # an epoch ends when its last step is done
+        return self._seconds + time.perf_counter() - self._begun
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let a resumed run go on counting."""
+        if self._begun is not None:
+            checkpoint[f'{self.name}_seconds'] = self.seconds()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self._seconds = float(checkpoint.get(f'{self.name}_seconds', 0.0))
 
     def check(self, y_train: Tensor, y_test: Tensor) -> None:
         """Refuse labels that cannot be classified, before training starts."""
@@ -91,12 +111,15 @@ class ProbeHook(Hook):
         """Measure, if it is time."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
+        self._seconds = self.seconds()
         start = time.perf_counter()
         with kept_random_state():
             seed_random(0)
             accuracy = self.accuracy(runner)
-        seconds, epoch = time.perf_counter() - start, runner.epoch + 1
-        runner.visualizer.add_scalars({f'{self.name}/acc': accuracy}, step=epoch)
+        self._begun = time.perf_counter()
+        seconds, epoch = self._begun - start, runner.epoch + 1
+        curves = {f'{self.name}/acc': accuracy, f'{self.name}/seconds': self._seconds}
+        runner.visualizer.add_scalars(curves, step=epoch)
         num_train, num_test = (len(labels) for _, labels in self._sets)
         runner.logger.info(
             f'Epoch [{epoch}] {self.name}: acc {accuracy:.4f} ({num_train} training and {num_test} '
