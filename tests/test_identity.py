@@ -272,7 +272,7 @@ def memory_of(model):
 
 
 @pytest.mark.parametrize(
-    'method', ['coke', 'stage 2', 'deepcluster', 'deepclusterv2', 'odc', 'secu']
+    'method', ['coke', 'stage 2', 'deepcluster', 'deepclusterv2', 'odc', 'secu', 'sela', 'swav']
 )
 def test_labels_go_with_their_images_when_others_come_and_go(tmp_path, method):
     change = {'model.clustering.average_from_epoch': 1} if method == 'stage 2' else {}

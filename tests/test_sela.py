@@ -4,7 +4,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import CONFIGS, tiny
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
@@ -222,3 +223,30 @@ def test_indices_of_data_samples_will_do():
         labeler.refit(x, weight_KD=fc.weight.detach(), bias_K=fc.bias.detach())
     samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in range(4)]
     assert model.loss(random(4, 1, 16, 16), samples)['loss'].isfinite()
+
+
+# ---- recipes
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'published'),
+    [
+        # clusterings, lambda, updates, images, learning rate, weight decay, its drops
+        ('sela_r50_8xb32_in1k', ([3000] * 10, 25, 100, 256, 0.05, 1e-5, [150, 300, 350])),
+        ('sela_r18_1xb128_cifar10', ([128] * 10, 10, 400, 128, 0.03, 5e-4, [160, 240, 320])),
+    ],
+)
+def test_the_recipes_are_those_of_the_authors_scripts(recipe, published):
+    cfg = Config.fromfile(CONFIGS / f'sela/{recipe}.py')
+    optimizer, (schedule,) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert published == (
+        cfg.model.clustering.num_clusters,
+        pytest.approx(1 / cfg.model.clustering.temperature),
+        cfg.custom_hooks[0].num_updates,
+        cfg.auto_scale_lr.base_batch_size,
+        optimizer.lr,
+        optimizer.weight_decay,
+        schedule.milestones,
+    )
+    assert (optimizer.type, optimizer.momentum) == ('SGD', 0.9)
+    assert (cfg.train_cfg.max_epochs, schedule.gamma) == (400, 0.1)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import CONFIGS, tiny
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from torch.nn.functional import normalize
@@ -245,3 +246,38 @@ def test_the_hook_tells_labeler_and_head_the_epoch():
         SwAVHook().before_train_epoch(SimpleNamespace(model=model, epoch=epoch, train_loop=loop))
         states.append((labeler.phase, head.grad_scale.item()))
     assert states == [(0, 0.0), (1, 1.0)]
+
+
+# ---- recipe
+
+
+def test_the_recipe_for_imagenet_is_the_published_one():
+    """The authors' small-batch recipe: 256 images and 0.6; the rate is linear in the batch."""
+    cfg = Config.fromfile(CONFIGS / 'swav/swav_r50_8xb64-mcrop_in1k.py')
+    optimizer, schedule = cfg.optim_wrapper.optimizer, cfg.param_scheduler[0]
+    images = 8 * cfg.train_dataloader.batch_size
+    assert cfg.auto_scale_lr.base_batch_size == images
+    assert optimizer.lr == pytest.approx(0.6 * images / 256)
+    assert schedule.eta_min_ratio == pytest.approx(0.0006 / 0.6)
+    assert schedule.T_max == schedule.end == cfg.train_cfg.max_epochs == 400
+    assert (optimizer.type, optimizer.weight_decay) == ('LARS', 1e-6)
+    assert cfg.model.clustering == dict(
+        num_clusters=3000,
+        temperature=0.05,
+        num_iters=3,
+        queue_length=3840,
+        queue_from_epoch=15,
+    )
+    assert (cfg.model.head.temperature, cfg.model.head.freeze_epochs) == (0.1, 1)
+    neck = cfg.model.neck
+    assert (neck.hid_channels, neck.out_channels, neck.num_layers) == (2048, 128, 2)
+    crops = cfg.train_pipeline[-2].views
+    assert [(view.size, view.scale) for view in crops] == [
+        *[(224, (0.14, 1.0))] * 2,
+        *[(96, (0.05, 0.14))] * 6,
+    ]
+    jitter, grey, blur = cfg.model.data_preprocessor.views[0]
+    names = ('brightness', 'contrast', 'saturation', 'hue', 'p')
+    assert [jitter[name] for name in names] == [0.8, 0.8, 0.8, 0.2, 0.8]
+    assert (grey.p, blur.p) == (0.2, 0.5)
+    assert len(cfg.model.data_preprocessor.views) == 8

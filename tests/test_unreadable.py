@@ -334,7 +334,7 @@ def seen_by(model):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'deepclusterv2', 'odc'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'sela'])
 def test_training_goes_on_without_them_and_they_get_no_label(method, num_workers, photos, tmp_path):
     runner = build_runner(training(method, photos, tmp_path / 'work', num_workers=num_workers))
     seen = seen_by(runner.model)

@@ -131,6 +131,7 @@ def test_every_method_has_a_model_that_comes_with_the_package():
     assert {index.find(name).method for name in SHIPPED} == {
         'CoKe',
         'DeepCluster',
+        'DeepClusterV2',
         'ODC',
         'SeLa',
         'SwAV',
