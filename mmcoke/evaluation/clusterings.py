@@ -36,6 +36,9 @@ CENTERS = re.compile(
 )
 """Names of the centers of labelers, and of prototypes, in a checkpoint."""
 
+CLASSIFIER = re.compile(r'(head\.(?:classifiers\.\d+\.)?fc_cls)\.weight')
+"""Names of the weights of the classifiers of pseudo-labels in a checkpoint."""
+
 SEEDING = 256
 """Samples per cluster among which k-means looks for its first centers; as many as faiss takes."""
 
@@ -120,16 +123,17 @@ def clusters_of(checkpoint: str | Path) -> dict[str, Clusters]:
     """What a checkpoint assigns images to clusters by, by its name; empty if there is nothing.
 
     Published centers (``labelers.0``, ..., of CoKe, SeCu, DeepCluster-v2), prototypes (SwAV), or
-    the classifier of pseudo-labels (``head.fc_cls``; DeepCluster, ODC).
+    the classifiers of pseudo-labels (``head.fc_cls``; DeepCluster, ODC, SeLa).
 
     Raises as :func:`~mmcoke.files.read_checkpoint`.
     """
     state = weights_of(read_checkpoint(checkpoint), checkpoint)
     state = {name.removeprefix('module.'): x for name, x in state.items()}
     found = {match[1]: Clusters(x) for name, x in state.items() if (match := CENTERS.match(name))}
-    if found or (weight := state.get('head.fc_cls.weight')) is None:
+    if found:
         return found
-    return {'head.fc_cls': Clusters(weight, state['head.fc_cls.bias'])}
+    classifiers = [match[1] for name in state if (match := CLASSIFIER.fullmatch(name))]
+    return {name: Clusters(state[f'{name}.weight'], state[f'{name}.bias']) for name in classifiers}
 
 
 def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
