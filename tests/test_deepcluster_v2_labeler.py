@@ -59,6 +59,17 @@ def test_the_newest_feature_of_each_sample_is_clustered():
     assert torch.equal(labeler.step(newer, torch.arange(A)), expected.label)
 
 
+def test_rows_of_one_sample_are_written_alike(monkeypatch):
+    """A GPU writes them in any order; on CPU the last one stays anyway."""
+    labeler, written = DeepClusterV2Labeler(A, K, D), []
+    monkeypatch.setattr(labeler.memory, 'write', lambda *rows: written.append(rows))
+    x = features(num=4)
+    labeler.step(x, torch.tensor([7, 2, 7, 7]))
+    ((idx, rows),) = written
+    assert idx.tolist() == [7, 2, 7, 7]
+    assert torch.equal(rows, x[[3, 1, 3, 3]])
+
+
 def test_a_sample_that_never_came_has_no_label_and_is_taken_to_the_nearest_center():
     labeler = DeepClusterV2Labeler(A + 2, K, D)
     x = features()

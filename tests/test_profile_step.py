@@ -40,7 +40,7 @@ def test_the_slow_part_is_found(owner, name, part, tmp_path, monkeypatch):
     assert base.all_gather is before  # nothing is left behind
 
 
-@pytest.mark.parametrize('method', ['deepcluster', 'odc', 'secu', 'swav'])
+@pytest.mark.parametrize('method', ['deepcluster', 'deepclusterv2', 'odc', 'secu', 'swav'])
 def test_other_methods_can_be_profiled(method, tmp_path):
     found = profile(lambda: tiny(method, tmp_path), warmup=1, num_iters=2)
     assert {'clustering', 'loss', 'backward'} <= set(found['parts'])

@@ -87,7 +87,7 @@ def test_digits_reach_the_promised_scores(tmp_path):
 def test_the_baselines_learn(quickstart, method, tmp_path):
     """They beat the untrained network clearly, before the end of their recipes already."""
     config = f'configs/selfsup/{method}/{method}_tiny_1xb64_digits.py'
-    epochs = dict(deepcluster=60, odc=100, secu=60)[method]  # of 120, 150 and 151
+    epochs = dict(deepcluster=60, odc=100, secu=51)[method]  # of 120, 150 and 51
     short = ['--cfg-options', f'train_cfg.max_epochs={epochs}']
     _, metrics = quickstart(tmp_path, '--config', config, *short)
     trained, untrained = metrics[method], metrics['random_init']

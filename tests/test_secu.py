@@ -149,9 +149,15 @@ def test_with_a_predictor_its_predictions_are_clustered_and_classified_too():
 
 
 CLUSTERING = {
-    # K, lower bound, dual_lr for so many images, center_lr, weight decay, trust coefficient
-    'secu_r18_1xb128_cifar10.py': (range(10, 101, 10), 0.9, 0.1, 128, 1.2, 1e-4, None),
-    'secu_r50_8xb64_in1k.py': (range(1000, 10001, 1000), 0.4, 20, 1024, 4.2 / 2, 1e-6, 0.001),
+    # K, lower bound, dual_lr for so many images, center_lr, weight decay, trust coefficient,
+    # temperature of the centers, epochs
+    'secu_r18_1xb128_cifar10.py': (range(10, 101, 10), 0.9, 0.1, 128, 1.2, 1e-4, None, 0.05, 401),
+    'secu_r18_1xb128_cifar100.py': (range(20, 201, 20), 0.9, 0.1, 128, 0.8, 1e-4, None, 0.05, 801),
+    'secu_r18_1xb128_stl10.py': (range(10, 101, 10), 0.9, 0.1, 128, 0.8, 1e-4, None, 1.0, 801),
+    'secu_r50_8xb64_in1k.py': (
+        *(range(1000, 10001, 1000), 0.4, 20, 1024, 4.2 / 2, 1e-6, 0.001),
+        *(0.05, 1001),
+    ),
 }
 
 
@@ -166,10 +172,12 @@ def test_recipes_have_the_published_settings(recipe):
         clustering.dual_lr,
         clustering.dual_lr_base_batch_size,
         clustering.center_lr,
-        clustering.weight_decay,
+        clustering.get('weight_decay', 1e-4),
         clustering.get('trust_coefficient'),
+        clustering.center_temperature,
+        cfg.train_cfg.max_epochs,
     ]
-    assert (clustering.momentum, clustering.center_temperature) == (0.9, 0.05)
+    assert clustering.get('momentum', 0.9) == 0.9
     assert (head.temperature, head.label_weight, head.in_channels) == (0.05, 0.2, 128)
     assert head.get('hid_channels') == (2048 if 'in1k' in recipe else None)
 

@@ -313,7 +313,7 @@ def training(method, photos, work_dir, loader='LoadImageFromFile', num_workers=0
         cfg.model.clustering.pca_dim = None
     elif method == 'odc':
         cfg.model.clustering.min_size = 1
-    if method != 'coke':
+    if method in ('deepcluster', 'odc'):
         # As a user leaves it: the training set's own loader takes the place of this one.
         plain = dict(type='LoadImageFromFile', color_type='grayscale')
         cfg.custom_hooks[0].update(pipeline=[plain, *cfg.pipeline], num_workers=num_workers)
@@ -334,7 +334,7 @@ def seen_by(model):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'sela'])
+@pytest.mark.parametrize('method', ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'sela'])
 def test_training_goes_on_without_them_and_they_get_no_label(method, num_workers, photos, tmp_path):
     runner = build_runner(training(method, photos, tmp_path / 'work', num_workers=num_workers))
     seen = seen_by(runner.model)

@@ -41,7 +41,7 @@ class SeCuLabeler(nn.Module):
     - centers: one step of SGD on the mean over views and samples of
       :math:`\mathrm{CE}(s_v / T_c, y)`, y the label just assigned, in which the other clusters'
       logits are held fixed: so a center is pulled by its own samples, the more the less sure they
-      are, and pushed away by none (section 3.2).
+      are, and pushed away by none.
 
     In an epoch: :meth:`set_epoch`, :meth:`step` for every global batch, :meth:`end_epoch`. The loss
     of the features uses ``centers``, published (normalized) when the last epoch ended, with the

@@ -3,6 +3,9 @@
 #
 #   python tools/train.py configs/selfsup/coke/coke_r18_1xb128-2view_cifar100.py
 #
+# Without a download by mmpretrain: unpack cifar-100-python.tar.gz into data/cifar100, and look with
+# python tools/check_data.py cifar data/cifar100
+#
 # Hardware: 1 GPU. Time, expected: not measured. Published with ResNet-18, other settings: clusters
 # 0.497.
 _base_ = 'coke_r18_1xb128-2view_cifar10.py'

@@ -4,6 +4,9 @@
 #
 #   python tools/train.py configs/selfsup/coke/coke_r18_1xb128-2view_stl10.py
 #
+# Data: unpack stl10_binary.tar.gz into data/stl10, and look with
+# python tools/check_data.py stl10 data/stl10
+#
 # Hardware: 1 GPU, which holds the 2.9 GB of images. Time, expected: not measured.
 _base_ = 'coke_r18_1xb128-2view_cifar10.py'
 
