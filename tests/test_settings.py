@@ -15,6 +15,7 @@ from mmcoke.clustering import (
     ODCLabeler,
     OnlineConstrainedKMeans,
     PseudoLabels,
+    SeLaLabeler,
     SwAVLabeler,
     kmeans,
 )
@@ -77,6 +78,9 @@ CASES = [
     (SwAVLabeler, COKE, WHOLE, ['num_samples', 'num_clusters', 'dim', 'num_iters', 'queue_length']),
     (SwAVLabeler, COKE, WHOLE, ['queue_from_epoch']),
     (SwAVLabeler, COKE, (*REAL, 0), ['temperature']),
+    (SeLaLabeler, DEEPCLUSTER, WHOLE, ['num_samples', 'num_clusters', 'num_iters', 'chunk_size']),
+    (SeLaLabeler, DEEPCLUSTER, (*REAL, 0), ['temperature']),
+    (SeLaLabeler, DEEPCLUSTER, REAL, ['tolerance']),
     (kmeans, dict(x_AD=X, num_clusters=3), WHOLE, ['num_clusters', 'num_iters', 'seed']),
     (knn_classify, dict(x_train=X, y_train=Y, x_test=X), (*WHOLE, 0), ['k', 'chunk_size']),
     (knn_classify, dict(x_train=X, y_train=Y, x_test=X), (*REAL, 0), ['temperature']),

@@ -133,6 +133,7 @@ def test_every_method_has_a_model_that_comes_with_the_package():
         'DeepCluster',
         'DeepClusterV2',
         'ODC',
+        'SeCu',
         'SeLa',
         'SwAV',
     }
