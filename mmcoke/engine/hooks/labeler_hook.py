@@ -239,10 +239,12 @@ def check_weights(model: nn.Module, saved: dict[str, torch.Size], resume: bool) 
         saved: shapes in the checkpoint.
         resume: whether all are needed; else those that are there must fit, at least one.
     """
+    # A copy of the network that the checkpoint lacks takes its weights over by itself.
+    others = ('labelers.', 'data_preprocessor.', *(() if resume else ('target.',)))
     ours = {
         name: value.shape
         for name, value in model.state_dict().items()
-        if not name.startswith(('labelers.', 'data_preprocessor.'))
+        if not name.startswith(others)
     }
     other = [name for name, shape in ours.items() if saved.get(name, shape) != shape]
     missing = [name for name in ours if name not in saved]

@@ -1,6 +1,6 @@
 from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
-from .coke_head import CoKeHead
+from .coke_head import CoKeHead, NestedCoKeHead
 from .multi_linear_head import MultiLinearHead
 from .secu_head import SeCuHead
 from .sela_head import SeLaHead
@@ -11,6 +11,7 @@ __all__ = [
     'ClusterClsHead',
     'CoKeHead',
     'MultiLinearHead',
+    'NestedCoKeHead',
     'SeCuHead',
     'SeLaHead',
     'SwAVHead',
