@@ -212,6 +212,9 @@ def network(method='coke', seed=0):
     cfg = tiny(method.partition('_')[0])
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
+    elif method == 'coke_options':
+        cfg.model.type, cfg.model.head.type = 'MomentumCoKe', 'NestedCoKeHead'
+        cfg.model.clustering.update(dim=[4, 8], repulsion=0.1)
     elif method == 'secu_entropy':
         cfg.model.clustering.update(constraint='entropy', alpha=50.0)
     elif method == 'deepclusterv2':  # few, because many of these images have equal features
@@ -281,11 +284,12 @@ def two_epochs(rank, world_size, folder, method):
                 views = [views, views + 0.1 * views.flip(-1)]
             forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
-            grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+            learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            grads = {name: p.grad.clone() for name, p in learned.items()}
             state = {name: v.clone() for name, v in model.labelers.state_dict().items()}
             seen.append((state, grads))
             with torch.no_grad():
-                for p in model.parameters():
+                for p in learned.values():
                     p -= 0.1 * p.grad
         if method == 'deepclusterv2':
             found = run_on_main(model.labelers.cluster)
@@ -310,7 +314,7 @@ def check_guard(rank, model):
         hook.after_train_epoch(runner)
 
 
-@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy'])
+@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy', 'coke_options'])
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)
