@@ -48,6 +48,7 @@ CASES = {
         'swav',
         {'model.clustering.queue_from_epoch': 4, 'model.head.freeze_epochs': 4},
     ),
+    'SelfLabel': ('selflabel', {}),
 }
 
 

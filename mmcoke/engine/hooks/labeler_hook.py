@@ -304,6 +304,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
         ODC='centroids',
         DeepCluster='size',
         SwAV='queue',
+        SelfLabel='labels.agreed',
         DeepClusterV2='centers',
     )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
