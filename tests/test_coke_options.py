@@ -164,14 +164,17 @@ def test_what_is_clustered_comes_from_the_average():
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(torch.randn_like(p), alpha=0.05)
-    seen = []
+    seen, given = [], []
     model.labelers.step = lambda x, *_: seen.append(x) or [torch.zeros(20, dtype=torch.int64)] * 2
+    model.head.loss = lambda *arguments: given.append(arguments[4]) or {}
     expected = MovingAverage(model.network(), 0.9)
     expected.load_state_dict(model.target.state_dict())
     expected.train()
     expected.follow(model.network())
     model.loss(images, idx)
-    torch.testing.assert_close(seen[0], normalize(expected(images)[-1].detach(), dim=1))
+    projection = expected(images)[-1].detach()
+    torch.testing.assert_close(seen[0], normalize(projection, dim=1))
+    torch.testing.assert_close(given[0], [projection])
     own = normalize(model.project(images).detach(), dim=1)
     assert (seen[0] - own).abs().max() > 1e-3
 
