@@ -14,7 +14,6 @@ from .pseudo_labels import (
     PseudoLabels,
     check_batch,
     check_num_clusters,
-    last_of_equals,
 )
 from .settings import SEED_RANGE, check_number
 
@@ -225,7 +224,7 @@ class SelfLabeler(nn.Module):
         *,
         left_out: Sequence[int] = (),
     ) -> None:
-        """Take over what the neighbours agree on, and ``centers``.
+        """Take over what the neighbours agree on, as first labels, and ``centers``.
 
         Args:
             x_AD: features in data-set order (A, D); with ``clusters``, they do not matter.
@@ -237,6 +236,7 @@ class SelfLabeler(nn.Module):
             clusters = self.cluster(x_AD)
         self.labels.agreed.copy_(clusters.label)
         self.labels.agreed[torch.tensor(left_out, dtype=torch.int64)] = UNASSIGNED
+        self.labels.label.copy_(self.labels.agreed)
         if clusters.centers is not None:
             self.start_from(clusters.centers)
         self.num_fits += 1
@@ -257,7 +257,7 @@ class SelfLabeler(nn.Module):
             int64 (N,): the labels, ``UNASSIGNED`` where they are not sure.
 
         Raises:
-            ValueError: if :meth:`refit` was not called, shapes do not agree, or (on CPU) an index
+            ValueError: if shapes do not agree, or (on CPU) :meth:`refit` was not called, an index
                 is not in the data set or a probability is not finite.
         """
         check_fitted(self.num_fits)
@@ -271,7 +271,7 @@ class SelfLabeler(nn.Module):
         own_N = prob_NK.argmax(1) == label_N
         sure_N = own_N & confident(prob_NK, self.threshold)
         sure_N |= self.labels.agreed[idx_N] == label_N
-        changed = self.labels.write(idx_N, label_N[last_of_equals(idx_N)])
+        changed = self.labels.write(idx_N, label_N)
         self._sums += torch.stack([changed, sure_N.float().mean(), torch.ones_like(changed)])
         return label_N.where(sure_N, UNASSIGNED)
 

@@ -2,7 +2,7 @@
 
 import torch
 from mmengine.dist import broadcast
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from mmcoke.clustering import SelfLabeler
@@ -33,7 +33,8 @@ class SelfLabelHook(RefitHook):
         """Of another method's checkpoint, take weights and, if they fit, the clusters."""
         state = checkpoint.get('state_dict', checkpoint)
         other = [name for name in state if 'labelers.' in name]
-        if not runner._resume and not any(name.endswith('labels.agreed') for name in other):
+        own = runner._resume or any(name.endswith('labels.agreed') for name in other)
+        if isinstance(runner._train_loop, BaseLoop) and not own:
             (labeler,) = self._labelers(runner)
             start_from_clusters(labeler, {name: state.pop(name) for name in other}, runner)
         super().after_load_checkpoint(runner, checkpoint)
