@@ -25,6 +25,6 @@ model = dict(
 custom_hooks = [dict(type='SelfLabelHook', pipeline={{_base_.pipeline}}, batch_size=256)]
 
 # schedule
-optim_wrapper = dict(optimizer=dict(lr=0.02))
+optim_wrapper = dict(optimizer=dict(lr=0.05))
 param_scheduler = [dict(type='WarmupCosineLR', zero=0, warmup=2, convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=30)
