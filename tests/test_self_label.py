@@ -79,26 +79,35 @@ def test_duals_by_hand():
     labeler = labeler_of([UNASSIGNED] * 4)
     prob = torch.tensor([[0.95, 0.05, 0.0]] * 4)
     labeler.step(prob, torch.arange(4))
-    # max(0, -0.5 (1 - 0.2)); -0.5 (0 - 0.2) twice
+    # all are sure of the first: max(0, -0.5 (1 - 0.2)); -0.5 (0 - 0.2) twice
     torch.testing.assert_close(labeler.dual, torch.tensor([0.0, 0.1, 0.1]))
-    # 0.5 + 0 against 0.45 + 0.1: the dual decides, so the label is the second and not sure.
+    # 0.5 + 0 against 0.45 + 0.1: the dual decides; 0.55 is not sure.
     prob = torch.tensor([[0.5, 0.45, 0.05], [0.95, 0.05, 0.0]])
     assert labeler.step(prob, torch.tensor([0, 1])).tolist() == [UNASSIGNED, 0]
     assert labeler.labels.label.tolist() == [1, 0, 0, 0]
+    # Only the sure one counts, else the second cluster had half of the batch.
+    torch.testing.assert_close(labeler.dual, torch.tensor([0.0, 0.2, 0.2]))
 
 
-def test_a_label_to_which_a_dual_moved_a_sample_is_not_sure():
-    labeler = labeler_of([UNASSIGNED] * 3, threshold=0.5)
-    labeler.dual[1] = 0.9
-    assert labeler.step(torch.tensor([[0.8, 0.2, 0.0]]), torch.tensor([0])).tolist() == [UNASSIGNED]
+def test_the_dual_of_a_cluster_lowers_its_threshold():
+    labeler = labeler_of([UNASSIGNED] * 3)
+    labeler.dual[1] = 0.6
+    prob = torch.tensor([[0.65, 0.35, 0.0]])
+    assert labeler.step(prob, torch.tensor([0])).tolist() == [1]  # 0.95
     assert labeler.labels.label.tolist() == [1, UNASSIGNED, UNASSIGNED]
+
+
+def test_where_none_is_sure_all_duals_rise_alike():
+    labeler = labeler_of([UNASSIGNED] * 3)
+    labeler.step(torch.tensor([[0.6, 0.4, 0.0]] * 3), torch.arange(3))
+    torch.testing.assert_close(labeler.dual, torch.full((3,), 0.1))
 
 
 def test_duals_keep_a_cluster_that_would_starve():
     """Samples between two clusters, always a little nearer to the first."""
     sizes = {}
     for dual_lr in (0.0, 0.2):
-        labeler = labeler_of([UNASSIGNED] * 300, dual_lr=dual_lr)
+        labeler = labeler_of([UNASSIGNED] * 300, threshold=0.0, dual_lr=dual_lr)
         generator = torch.Generator().manual_seed(0)
         prob = torch.rand(300, 1, generator=generator) * 0.45 + torch.tensor([[0.1, 0.0, 0.05]])
         prob = torch.cat([prob[:, :1], prob[:, 1:2], 1 - prob[:, :1] - prob[:, 1:2]], 1)
