@@ -315,7 +315,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
     per_cluster = ('.kmeans.dual', '.size', '.velocity')
-    if kind == 'DeepClusterV2':
+    if kind in ('DeepClusterV2', 'SelfLabel'):
         per_cluster = '.centers'
     sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}
