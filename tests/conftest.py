@@ -22,6 +22,7 @@ DIGITS = dict(
     secu=CONFIGS / 'secu/secu_tiny_1xb64_digits.py',
     sela=CONFIGS / 'sela/sela_tiny_1xb64_digits.py',
     swav=CONFIGS / 'swav/swav_tiny_1xb64_digits.py',
+    selflabel=CONFIGS / 'self_label/self_label_tiny_1xb64_digits.py',
 )
 SMALL = {
     'model.backbone.channels': [8, 8, 8, 16, 16],
@@ -85,6 +86,14 @@ TINY = dict(
         'model.clustering.queue_length': 100,
         'model.clustering.queue_from_epoch': 1,
         'param_scheduler.0.warmup': 1,
+    },
+    selflabel=SMALL
+    | {
+        'load_from': None,  # the network is another one
+        'model.clustering.num_clusters': 5,
+        'model.clustering.threshold': 0.8,  # some images are sure, others not
+        'model.clustering.num_neighbors': 5,
+        'param_scheduler': [],
     },
 )
 """Smaller networks and 3 epochs, by method."""

@@ -37,8 +37,8 @@ def test_config_builds_and_takes_a_training_step(recipe):
     cfg = Config.fromfile(CONFIGS / recipe)
     assert cfg.default_scope == 'mmcoke'
     assert 'custom_imports' not in cfg
-    refitted = cfg.model.type in ('DeepCluster', 'ODC', 'SeLa')
-    one = cfg.model.type in ('DeepCluster', 'ODC', 'SwAV')
+    refitted = cfg.model.type in ('DeepCluster', 'ODC', 'SeLa', 'SelfLabel')
+    one = cfg.model.type in ('DeepCluster', 'ODC', 'SelfLabel', 'SwAV')
     cfg.model.clustering.num_clusters = 4 if one else [4, 5]
     if cfg.model.type == 'ODC':
         cfg.model.clustering.min_size = 5

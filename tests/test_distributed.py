@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT, fork_ranks, tiny
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast, get_rank
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from test_resume import assert_same
@@ -26,6 +26,7 @@ from mmcoke.engine.launch import train
 from mmcoke.engine.main_process import run_on_main
 from mmcoke.features.extraction import gather_rows, own_features
 from mmcoke.files import read_checkpoint
+from mmcoke.models import SelfLabel
 from mmcoke.registry import MODELS
 
 
@@ -43,7 +44,7 @@ def dist_train(config, num_processes, *arguments):
     )
 
 
-METHODS = ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu', 'sela', 'swav']
+METHODS = ['coke', 'deepcluster', 'deepclusterv2', 'odc', 'secu', 'sela', 'selflabel', 'swav']
 SEVERAL = ['coke', 'deepclusterv2', 'secu']
 """Methods with several clusterings, whose labelers are told epochs as a whole."""
 
@@ -212,6 +213,9 @@ def network(method='coke', seed=0):
     cfg = tiny(method.partition('_')[0])
     if method == 'coke_stage2':
         cfg.model.clustering.average_from_epoch = 0  # soft targets in epoch 1
+    elif method == 'coke_options':
+        cfg.model.type, cfg.model.head.type = 'MomentumCoKe', 'NestedCoKeHead'
+        cfg.model.clustering.update(dim=[4, 8], repulsion=0.1)
     elif method == 'secu_entropy':
         cfg.model.clustering.update(constraint='entropy', alpha=50.0)
     elif method == 'deepclusterv2':  # few, because many of these images have equal features
@@ -220,7 +224,7 @@ def network(method='coke', seed=0):
         cfg.model.clustering.num_clusters = [4, 6]
     elif method == 'swav':
         cfg.model.clustering.update(num_clusters=6, queue_length=20)
-    elif method not in ('coke', 'secu'):
+    elif method in ('deepcluster', 'odc'):
         cfg.model.clustering.num_clusters = 6
         cfg.model.clustering.update(dict(min_size=4) if method == 'odc' else dict(reweight_pow=0.5))
     model = MODELS.build(cfg.model)
@@ -238,7 +242,10 @@ def refit(model, images):
         options = SeLaHook.cluster_options(None, model, number) if several else {}
         clusters = cluster_on_main(labeler, x_AD, len(images), iter, **options)
         labeler.refit(x_nD if x_AD is None else x_AD, clusters)
-    if not several:  # else the labels are the classifiers' own
+    if isinstance(model, SelfLabel):
+        broadcast(labelers[0].centers)
+        model.head.start_from(labelers[0].centers)
+    elif not several:  # else the labels are the classifiers' own
         model.head.reset(int(labelers[0].num_fits))
 
 
@@ -267,9 +274,9 @@ def two_epochs(rank, world_size, folder, method):
         images = 5 * images[:, :, :2, :2].repeat_interleave(8, -1).repeat_interleave(8, -2)
     seen = []
     for epoch in range(2):
-        if method in ('deepcluster', 'sela') or (method == 'odc' and epoch == 0):
+        if method in ('deepcluster', 'sela') or (method in ('odc', 'selflabel') and epoch == 0):
             refit(model, images)
-        labelers = model.labelers if method in ('odc', 'swav') else [model.labelers]
+        labelers = model.labelers if method in ('odc', 'selflabel', 'swav') else [model.labelers]
         for labeler in labelers if method not in ('deepcluster', 'sela') else []:
             labeler.set_epoch(epoch)
         for batch in torch.randperm(48, generator=generator).split(16):
@@ -277,20 +284,21 @@ def two_epochs(rank, world_size, folder, method):
             samples = [BaseDataElement(metainfo=dict(sample_idx=i)) for i in own.tolist()]
             model.zero_grad()
             views = images[own]
-            if method.startswith('secu') or method == 'swav':
+            if method.startswith('secu') or method in ('selflabel', 'swav'):
                 views = [views, views + 0.1 * views.flip(-1)]
             forward(views, samples, mode='loss')['loss'].backward()
             upkeep(model, method)
-            grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+            learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            grads = {name: p.grad.clone() for name, p in learned.items()}
             state = {name: v.clone() for name, v in model.labelers.state_dict().items()}
             seen.append((state, grads))
             with torch.no_grad():
-                for p in model.parameters():
+                for p in learned.values():
                     p -= 0.1 * p.grad
         if method == 'deepclusterv2':
             found = run_on_main(model.labelers.cluster)
             model.labelers.refit(from_main(model.labelers, found))
-        without = ('deepcluster', 'deepclusterv2', 'sela', 'swav')
+        without = ('deepcluster', 'deepclusterv2', 'sela', 'selflabel', 'swav')
         for labeler in labelers if method not in without else []:
             labeler.end_epoch()
     torch.save(seen, f'{folder}/world{world_size}_rank{rank}.pth')
@@ -310,7 +318,7 @@ def check_guard(rank, model):
         hook.after_train_epoch(runner)
 
 
-@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy'])
+@pytest.mark.parametrize('method', [*METHODS, 'coke_stage2', 'secu_entropy', 'coke_options'])
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)

@@ -20,6 +20,15 @@ CASES = {
     'CoKe, stage 1': ('coke', {}),
     'CoKe, across the boundary': ('coke', {'model.clustering.average_from_epoch': 3}),
     'CoKe, stage 2': ('coke', {'model.clustering.average_from_epoch': 1}),
+    'CoKe, its options': (
+        'coke',
+        {
+            'model.type': 'MomentumCoKe',
+            'model.head.type': 'NestedCoKeHead',
+            'model.clustering.dim': [4, 8],
+            'model.clustering.repulsion': 0.1,
+        },
+    ),
     'DeepCluster': ('deepcluster', {}),
     'DeepCluster, every other epoch': (
         'deepcluster',
@@ -39,6 +48,7 @@ CASES = {
         'swav',
         {'model.clustering.queue_from_epoch': 4, 'model.head.freeze_epochs': 4},
     ),
+    'SelfLabel': ('selflabel', {}),
 }
 
 

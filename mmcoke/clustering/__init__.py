@@ -13,6 +13,7 @@ from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
 from .secu import SeCuLabeler
 from .sela import SeLaLabeler
+from .self_label import SelfLabeler, agreement, confident, nearest_neighbors
 from .sinkhorn import sinkhorn
 from .swav import SwAVLabeler
 
@@ -29,9 +30,13 @@ __all__ = [
     'PseudoLabels',
     'SeCuLabeler',
     'SeLaLabeler',
+    'SelfLabeler',
     'SwAVLabeler',
+    'agreement',
     'cluster_weight',
+    'confident',
     'kmeans',
+    'nearest_neighbors',
     'pca_whiten',
     'sinkhorn',
 ]

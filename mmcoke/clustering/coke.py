@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from .heads import Heads, Rule, several
 from .online_kmeans import (
@@ -41,14 +42,14 @@ class CoKeLabeler(nn.Module):
     centers of the first epoch are random, so its learning rate must be 0: that is up to the recipe.
 
     With a list of numbers of clusters it makes a :class:`CoKeHeads`, which clusters for all of them
-    at once.
+    at once; with a list of dimensions as well, a :class:`NestedHeads`.
 
     Args:
         num_samples: A, number of samples in the data set.
         num_clusters: K, at most ``num_samples``; or a list, one number per head.
         dim: D, dimension of the features.
-        min_ratio, dual_lr, average_from_epoch, seed: see :class:`OnlineConstrainedKMeans`; the
-            heads of a list take seed, seed + 1, ...
+        min_ratio, dual_lr, average_from_epoch, repulsion, seed: see
+            :class:`OnlineConstrainedKMeans`; the heads of a list take seed, seed + 1, ...
         num_slots, label_temperature: see :class:`AveragedPseudoLabels`; used with
             ``average_from_epoch`` only.
 
@@ -56,9 +57,12 @@ class CoKeLabeler(nn.Module):
         ValueError: if an argument is out of its range, or there are more clusters than samples.
     """
 
-    def __new__(cls, num_samples: int = 0, num_clusters: Any = 0, *args, **kwargs) -> 'CoKeLabeler':
-        together = several(num_clusters) and cls is CoKeLabeler
-        return super().__new__(CoKeHeads if together else cls)
+    def __new__(
+        cls, num_samples: int = 0, num_clusters: Any = 0, dim: Any = 0, **settings
+    ) -> 'CoKeLabeler':
+        if cls is CoKeLabeler and several(num_clusters):
+            cls = NestedHeads if several(dim) else CoKeHeads
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class CoKeLabeler(nn.Module):
         average_from_epoch: int | None = None,
         num_slots: int = 5,
         label_temperature: float = 0.5,
+        repulsion: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -83,6 +88,7 @@ class CoKeLabeler(nn.Module):
             min_ratio=min_ratio,
             dual_lr=dual_lr,
             average_from_epoch=average_from_epoch,
+            repulsion=repulsion,
             seed=seed,
         )
         if average_from_epoch is None:
@@ -218,6 +224,31 @@ class CoKeHeads(Heads, CoKeLabeler):
 
     def put_buffers(self, head: CoKeLabeler, part: 'Buffers') -> None:
         put_buffers(head, part)
+
+
+class NestedHeads(CoKeHeads):
+    """Clusterings of the first dimensions of the features: ``CoKeLabeler(A, [K, ...], [D, ...])``.
+
+    As in Matryoshka representations (Kusupati et al., NeurIPS 2022), so that the first dimensions
+    are features of their own. Head h clusters the first D_h dimensions, L2-normalized again; its
+    centers are (K_h, D_h). Verbs and results are those of :class:`CoKeHeads`; as the heads differ
+    in width, there is a product for each, over its own dimensions alone.
+    """
+
+    @float32_no_grad
+    def step(self, x_ND: Tensor, idx_N: Tensor, own: slice = slice(None)) -> list[Tensor]:
+        """As :meth:`CoKeHeads.step`, with features of the largest dimension or more."""
+        widest = max(head.kmeans.dim for head in self)
+        if x_ND.ndim != 2 or x_ND.shape[1] < widest:
+            raise ValueError(
+                f'step() takes features (N, {widest}) or wider, but got {tuple(x_ND.shape)}.'
+            )
+        return [
+            head.step(normalize(x_ND[:, : head.kmeans.dim], dim=1), idx_N, own) for head in self
+        ]
+
+    def _join(self) -> None:
+        """Centers of different widths stay tensors of their own."""
 
 
 class Buffers(NamedTuple):

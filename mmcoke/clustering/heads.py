@@ -30,7 +30,8 @@ class Heads(nn.Module):
     has the numbers ``num_clusters``, ``dual_lr`` and ``lower_bound`` (a share of all samples).
 
     Args:
-        num_samples, dim, settings: of the labelers.
+        num_samples, settings: of the labelers.
+        dim: of the labelers; a list, one D for each head, where they can differ.
         num_clusters: one K for each head.
         seed: of the first head; the others take seed + 1, ...
 
@@ -41,13 +42,19 @@ class Heads(nn.Module):
     labeler: ClassVar[type[nn.Module]]
 
     def __init__(
-        self, num_samples: int, num_clusters: Sequence[int], dim: int, *, seed: int = 0, **settings
+        self, num_samples: int, num_clusters: Sequence[int], dim: Any, *, seed: int = 0, **settings
     ) -> None:
         nn.Module.__init__(self)
         if not num_clusters:
             raise ValueError('num_clusters is empty: name one number per clustering.')
-        for number, k in enumerate(num_clusters):
-            head = self.labeler(num_samples, k, dim, seed=seed + number, **settings)
+        dims = list(dim) if several(dim) else [dim] * len(num_clusters)
+        if len(dims) != len(num_clusters):
+            raise ValueError(
+                f'dim names the dimensions of {len(dims)} clusterings, num_clusters the clusters '
+                f'of {len(num_clusters)}. Name one number per clustering in both.'
+            )
+        for number, (k, width) in enumerate(zip(num_clusters, dims, strict=True)):
+            head = self.labeler(num_samples, k, width, seed=seed + number, **settings)
             self.add_module(str(number), head)
         self._join()
 

@@ -38,6 +38,8 @@ class OnlineConstrainedKMeans(nn.Module):
         dual_lr: :math:`\eta`, step size of the duals. One sample moves a dual by
             :math:`\eta / N`, and similarities lie in [-1, 1]: see docs/methods/coke.md.
         average_from_epoch: first epoch of stage 2; None for never.
+        repulsion: step of :func:`pushed_apart` on the centers at the end of each epoch; 0, as
+            published, leaves them where the samples are.
         seed: of the first centers. They come from a generator of their own, so that every process
             starts with the same ones.
 
@@ -58,6 +60,7 @@ class OnlineConstrainedKMeans(nn.Module):
         min_ratio: float = 0.4,
         dual_lr: float = 20.0,
         average_from_epoch: int | None = None,
+        repulsion: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,10 +74,11 @@ class OnlineConstrainedKMeans(nn.Module):
         check_number('dual_lr', dual_lr, '[0, inf)')
         if average_from_epoch is not None:
             check_number('average_from_epoch', average_from_epoch, '[0, inf)', whole=True)
+        check_number('repulsion', repulsion, '[0, inf)')
         check_number('seed', seed, SEED_RANGE, whole=True)
         self.num_clusters, self.dim = num_clusters, dim
         self.min_ratio, self.dual_lr = min_ratio, dual_lr
-        self.average_from_epoch = average_from_epoch
+        self.average_from_epoch, self.repulsion = average_from_epoch, repulsion
         self.epoch = 0
         generator = torch.Generator().manual_seed(seed)
         centers = normalize(torch.randn(num_clusters, dim, generator=generator), dim=1)
@@ -161,6 +165,8 @@ class OnlineConstrainedKMeans(nn.Module):
             running = normalize(self.running, dim=1)
             mean = torch.lerp(self.centers, running, 1 / self.average_step)
             self.running.copy_(normalize(mean, dim=1))
+        if self.repulsion:
+            self.running.copy_(pushed_apart(self.running, self.repulsion))
         self.centers.copy_(self.running)
         self.count.zero_()
 
@@ -169,6 +175,36 @@ class OnlineConstrainedKMeans(nn.Module):
             f'num_clusters={self.num_clusters}, dim={self.dim}, min_ratio={self.min_ratio}, '
             f'dual_lr={self.dual_lr}, average_from_epoch={self.average_from_epoch}'
         )
+
+
+REPULSION_TEMPERATURE = 0.1
+"""At which a center feels those that are nearly as near as its nearest one."""
+
+
+def pushed_apart(
+    centers_KD: Tensor, step: float, temperature: float = REPULSION_TEMPERATURE
+) -> Tensor:
+    r"""Centers after one gradient step that takes them away from their nearest ones.
+
+    The objective is the uniformity of the centers, a soft sum of the largest similarities,
+    :math:`T \sum_k \log \sum_{j \ne k} \exp(c_k \cdot c_j / T)`. With p_k, the softmax of
+    :math:`c_k \cdot c_j / T` over :math:`j \ne k`, its gradient by c_k is
+    :math:`\sum_j (p_{kj} + p_{jk}) c_j`, whatever T; the step goes back to the sphere. Memory:
+    K x K numbers.
+
+    Args:
+        centers_KD: unit vectors (K, D).
+        step: of the gradient descent.
+        temperature: T.
+
+    Returns:
+        Unit vectors (K, D); a single one stays.
+    """
+    if len(centers_KD) < 2:
+        return centers_KD
+    similarity_KK = centers_KD @ centers_KD.T / temperature
+    p_KK = similarity_KK.fill_diagonal_(-torch.inf).softmax(1)
+    return normalize(centers_KD - step * ((p_KK + p_KK.T) @ centers_KD), dim=1)
 
 
 # ---- one step, of one clustering or of several whose clusters lie one after another

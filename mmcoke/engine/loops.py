@@ -119,7 +119,7 @@ def compile_parts(model: nn.Module) -> None:
     """Compile what is neither clustering nor loss: network, and on a GPU the views made there."""
     on_gpu = next(model.parameters()).is_cuda
     views = getattr(model.data_preprocessor, 'views', ()) if on_gpu else ()
-    for part in (*views, model.backbone, model.neck):
+    for part in (*views, model.backbone, model.neck, getattr(model, 'target', None)):
         if part is not None:
             part.compile()
 

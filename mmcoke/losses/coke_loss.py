@@ -66,6 +66,7 @@ def multi_view_coke_loss(
     prediction_weight: float = 0.5,
     label_weight: float = 0.2,
     chunk_size: int | None = None,
+    references: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of two full-size views and any number of small crops, means over the clusterings.
 
@@ -87,23 +88,27 @@ def multi_view_coke_loss(
         prediction_weight: w in [0, 1]; 0.5 in the published recipes.
         label_weight: a in [0, 1], share of the label; 0.2 in the published recipes.
         chunk_size: see :func:`cross_entropies`.
+        references: L2-normalized projections (n, D) of the two full-size views by another network,
+            whose softmax is p_v instead.
 
     Returns:
         ``loss_full``, and ``loss_small`` if there are small crops: float32 scalars.
     """
     views = len(projections)
-    references = [(1,), (0,), *[(0, 1)] * (views - 2)]
+    others = [(1,), (0,), *[(0, 1)] * (views - 2)]
     if prediction_weight == 1:  # the projections are references alone
         projections = [x_nD.detach() for x_nD in projections]
+    # Those of another network come first, so that they have the numbers of the first views.
+    more = [] if references is None else [x_nD.detach() for x_nD in references]
     loss_B = cross_entropies(
-        torch.stack([*projections, *predictions]),
+        torch.stack([*more, *projections, *predictions]),
         centers,
         targets,
         temperature=temperature,
-        references=references * 2,
+        references=[*others[: len(more)], *others, *others],
         label_weight=label_weight,
         chunk_size=chunk_size,
-    )
+    )[len(more) :]
     weights = 1 - prediction_weight, prediction_weight
     loss_V = sum(w * loss for w, loss in zip(weights, loss_B.split(views), strict=True))
     result = dict(loss_full=loss_V[:2].mean())

@@ -12,6 +12,7 @@ from .results_hook import ResultsHook
 from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
 from .sela_hook import SeLaHook
+from .self_label_hook import SelfLabelHook
 from .skip_unreadable_hook import SkipUnreadableHook
 from .swav_hook import SwAVHook
 
@@ -31,6 +32,7 @@ __all__ = [
     'ResultsHook',
     'SampleSeedHook',
     'SeLaHook',
+    'SelfLabelHook',
     'SkipUnreadableHook',
     'SwAVHook',
 ]

@@ -239,10 +239,12 @@ def check_weights(model: nn.Module, saved: dict[str, torch.Size], resume: bool) 
         saved: shapes in the checkpoint.
         resume: whether all are needed; else those that are there must fit, at least one.
     """
+    # A copy of the network that the checkpoint lacks takes its weights over by itself.
+    others = ('labelers.', 'data_preprocessor.', *(() if resume else ('target.',)))
     ours = {
         name: value.shape
         for name, value in model.state_dict().items()
-        if not name.startswith(('labelers.', 'data_preprocessor.'))
+        if not name.startswith(others)
     }
     other = [name for name, shape in ours.items() if saved.get(name, shape) != shape]
     missing = [name for name in ours if name not in saved]
@@ -302,6 +304,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
         ODC='centroids',
         DeepCluster='size',
         SwAV='queue',
+        SelfLabel='labels.agreed',
         DeepClusterV2='centers',
     )
     kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
@@ -312,7 +315,7 @@ def describe_state(shapes: dict[str, torch.Size]) -> str:
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
     per_cluster = ('.kmeans.dual', '.size', '.velocity')
-    if kind == 'DeepClusterV2':
+    if kind in ('DeepClusterV2', 'SelfLabel'):
         per_cluster = '.centers'
     sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}

@@ -3,11 +3,13 @@
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.clustering.settings import check_number
+from mmcoke.models.heads import NestedCoKeHead
+from mmcoke.models.moving_average import MovingAverage
 from mmcoke.registry import MODELS
 
 from .base import ClusteringAlgorithm, explained_batch_norm, global_batch, sample_indices
@@ -24,10 +26,11 @@ class CoKe(ClusteringAlgorithm):
     Args:
         backbone, neck, data_preprocessor, init_cfg: see :class:`ClusteringAlgorithm`.
         head: has ``in_channels``, the dimension of the projection.
-        clustering: arguments of :class:`CoKeLabeler` but for ``num_samples`` and ``dim``;
-            ``num_clusters`` is a list, one number per clustering. ``dual_lr_base_batch_size``
-            is the number of images per iteration that ``dual_lr`` belongs to, see
-            :meth:`scale_dual_lr`; without it ``dual_lr`` is used as it is.
+        clustering: arguments of :class:`CoKeLabeler` but for ``num_samples``; ``num_clusters`` is a
+            list, one number per clustering. ``dim`` is that of the projection, or a list as well:
+            then clusterings are nested, and the head is a ``NestedCoKeHead``.
+            ``dual_lr_base_batch_size`` is the number of images per iteration that ``dual_lr``
+            belongs to, see :meth:`scale_dual_lr`; without it ``dual_lr`` is used as it is.
         joint_views: pass consecutive views of one size through the network in one batch. That is
             faster, but not as published: BN then normalizes views that are augmented differently
             with common statistics, so losses, labels and running statistics are others.
@@ -41,6 +44,7 @@ class CoKe(ClusteringAlgorithm):
     ) -> None:
         super().__init__(backbone, neck, head, **kwargs)
         check_clustering(self.clustering)
+        check_dims(self.clustering, self.head)
         if not isinstance(joint_views, bool):
             raise ValueError(f'joint_views must be True or False, but is {joint_views!r}.')
         self.joint_views = joint_views
@@ -55,7 +59,8 @@ class CoKe(ClusteringAlgorithm):
             raise ValueError('clustering.num_clusters is empty: name one number per clustering.')
         others = ('num_clusters', 'dual_lr_base_batch_size')
         settings = {k: v for k, v in self.clustering.items() if k not in others}
-        return self.labeler(num_samples, self.num_clusters, self.head.in_channels, **settings)
+        settings = dict(dim=self.head.in_channels) | settings
+        return self.labeler(num_samples, self.num_clusters, **settings)
 
     @property
     def dual_lr_base_batch_size(self) -> int | None:
@@ -102,9 +107,20 @@ class CoKe(ClusteringAlgorithm):
                 projection = self.project(torch.cat(group))
                 projections += projection.chunk(len(group))
                 predictions += self.head(projection).chunk(len(group))
+            references = self.references(views[:num_full])
         idx_n = sample_indices(data_samples, views[0].device)
-        targets = self._targets(projections[:num_full], idx_n)
-        return self.head.loss(projections, predictions, self.labelers.centers, targets)
+        targets = self._targets(references or projections[:num_full], idx_n)
+        return self.head.loss(projections, predictions, self.labelers.centers, targets, references)
+
+    def references(self, views: list[Tensor]) -> list[Tensor] | None:
+        """What is clustered and gives soft targets, if not the network's own projections.
+
+        Args:
+            views: images of the full-size views.
+
+        Returns:
+            Projections (n, D) of each view, without gradient.
+        """
 
     def passes(self, views: list[Tensor]) -> list[list[Tensor]]:
         """The views that go through the network together, in order."""
@@ -119,6 +135,58 @@ class CoKe(ClusteringAlgorithm):
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
         return self.labelers.step(*global_batch(torch.stack(units).mean(0), idx_n))
+
+
+@MODELS.register_module()
+class MomentumCoKe(CoKe):
+    """CoKe whose targets come from a slowly moving copy of the network.
+
+    Clustered are the projections by an exponential moving average of backbone and neck; of two
+    views, so are the soft targets. So labels and centers are those of a network that changes less
+    from one epoch to the next. An ablation, not published; costs a forward pass more.
+
+    The copy is ``target``, moved at the beginning of each iteration. In training it normalizes by
+    the statistics of the batch, as the network does.
+
+    Args:
+        momentum: share of the copy that an iteration keeps, in [0, 1); 0 is the network itself.
+        see :class:`CoKe` for the others.
+    """
+
+    hook = 'CoKeHook'
+
+    def __init__(
+        self, backbone: dict, neck: dict, head: dict, *, momentum: float = 0.99, **kwargs
+    ) -> None:
+        super().__init__(backbone, neck, head, **kwargs)
+        self.target = MovingAverage(self.network(), momentum)
+
+    def network(self) -> nn.Sequential:
+        """What makes projections of images; shares the weights."""
+        return nn.Sequential(self.backbone, self.maps, self.neck)
+
+    @torch.no_grad()
+    def references(self, views: list[Tensor]) -> list[Tensor]:
+        """Projections of each view by the copy, which is moved first."""
+        self.target.follow(self.network())
+        parts = [
+            self.target(torch.cat(group))[-1].chunk(len(group)) for group in self.passes(views)
+        ]
+        return [x_nD for part in parts for x_nD in part]
+
+
+def check_dims(settings: dict, head: nn.Module) -> None:
+    """ValueError if the dimensions of the clusterings do not fit the head."""
+    dims = as_list(settings.get('dim', head.in_channels))
+    for dim in dims:
+        check_number('clustering.dim', dim, f'[1, {head.in_channels}]', whole=True)
+    nested = isinstance(settings.get('dim'), (list, tuple))
+    if nested != isinstance(head, NestedCoKeHead) or (not nested and dims != [head.in_channels]):
+        raise ValueError(
+            'clustering.dim is for nested clusterings: name one dimension for each, '
+            f'such as {[head.in_channels // 2, head.in_channels]}, and '
+            "set head.type='NestedCoKeHead'; else leave both out."
+        )
 
 
 def as_list(num_clusters: int | list[int]) -> list[int]:

@@ -1,6 +1,7 @@
 from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
-from .coke_head import CoKeHead
+from .coke_head import CoKeHead, NestedCoKeHead
+from .cosine_cluster_head import CosineClusterHead
 from .multi_linear_head import MultiLinearHead
 from .secu_head import SeCuHead
 from .sela_head import SeLaHead
@@ -10,7 +11,9 @@ __all__ = [
     'CentroidHead',
     'ClusterClsHead',
     'CoKeHead',
+    'CosineClusterHead',
     'MultiLinearHead',
+    'NestedCoKeHead',
     'SeCuHead',
     'SeLaHead',
     'SwAVHead',

@@ -1,5 +1,6 @@
 """The head of CoKe: prediction and loss."""
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -70,6 +71,7 @@ class CoKeHead(BaseModule):
         predictions: list[Tensor],
         centers: list[Tensor],
         targets: list[Tensor],
+        references: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Loss of one view, or of two full-size views and any number of small crops.
 
@@ -78,6 +80,8 @@ class CoKeHead(BaseModule):
             predictions: for each view, what :meth:`forward` makes of it (n, D).
             centers: for each clustering, the published centers (K, D).
             targets: for each clustering, labels int64 (n,) or soft targets (n, K).
+            references: projections (n, D) of the full-size views by another network, if the soft
+                targets of the other view are to come from that one.
 
         Returns:
             ``loss``, a scalar; with small crops its two parts, ``full_views`` and ``small_crops``,
@@ -94,6 +98,8 @@ class CoKeHead(BaseModule):
         )
         if len(projections) == 1:
             return dict(loss=coke_loss(projections[0], predictions[0], centers, targets, **options))
+        if references is not None:
+            options['references'] = [normalize(x_nD.float(), dim=1) for x_nD in references]
         losses = multi_view_coke_loss(
             projections, predictions, centers, targets, label_weight=self.label_weight, **options
         )
@@ -102,6 +108,34 @@ class CoKeHead(BaseModule):
         full, small = losses['loss_full'], losses['loss_small']
         loss = (1 - self.small_weight) * full + self.small_weight * small
         return dict(loss=loss, full_views=full.detach(), small_crops=small.detach())
+
+
+@MODELS.register_module()
+class NestedCoKeHead(CoKeHead):
+    """Classifies by clusterings of the first dimensions, for ``clustering.dim`` with a list.
+
+    Projection and prediction are cut to the width of each clustering's centers and L2-normalized
+    again; the loss is the mean over the clusterings. Arguments are those of :class:`CoKeHead`.
+    """
+
+    def loss(
+        self,
+        projections: list[Tensor],
+        predictions: list[Tensor],
+        centers: list[Tensor],
+        targets: list[Tensor],
+        references: list[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """As :meth:`CoKeHead.loss`, with centers (K, D_h) of the first D_h dimensions."""
+        losses = []
+        for centers_KD, target in zip(centers, targets, strict=True):
+            first = slice(centers_KD.shape[1])
+            branches = [
+                views if views is None else [x_nD[:, first] for x_nD in views]
+                for views in (projections, predictions, references)
+            ]
+            losses.append(super().loss(*branches[:2], [centers_KD], [target], branches[2]))
+        return {name: torch.stack([x[name] for x in losses]).mean() for name in losses[0]}
 
 
 def make_predictor(in_channels: int, hid_channels: int, norm_cfg: dict | None) -> nn.Module:
