@@ -80,9 +80,12 @@ class LARS(Optimizer):
                 if 'momentum_buffer' not in self.state[p]:
                     self.state[p]['momentum_buffer'] = torch.zeros_like(p)
             for scaled in (True, False):
-                some = [p for p in params if (p.ndim > 1) == scaled]
-                self._fused_step([p for p in some if self._is_fusable(p)], group, scaled)
-                self._foreach_step([p for p in some if not self._is_fusable(p)], group, scaled)
+                fused, others = [], []
+                for p in params:
+                    if (p.ndim > 1) == scaled:
+                        (fused if self._is_fusable(p) else others).append(p)
+                self._fused_step(fused, group, scaled)
+                self._foreach_step(others, group, scaled)
         return loss
 
     def _is_fusable(self, p: Tensor) -> bool:
@@ -91,8 +94,9 @@ class LARS(Optimizer):
         return fits and lies_alike(p, p.grad, self.state[p]['momentum_buffer'])
 
     def _fused_step(self, params: list[Tensor], group: dict, scaled: bool) -> None:
-        for device in {p.device for p in params}:
-            here = [p for p in params if p.device == device]
+        devices = {p.device for p in params}
+        for device in devices:
+            here = params if len(devices) == 1 else [p for p in params if p.device == device]
             key = tuple(map(id, here))
             # Not in __init__: a copy of an optimizer has only what torch's classes pickle.
             known = self.__dict__.setdefault('_kernels', {})
@@ -133,7 +137,14 @@ def triton_kernels() -> ModuleType | None:
 
 def lies_alike(*tensors: Tensor) -> bool:
     """Whether weight, gradient and momentum are float32 and in the same order, without gaps."""
-    return all(x.dtype == torch.float32 and x.data_ptr() % 16 == 0 for x in tensors) and any(
+    for x in tensors:  # not a generator: this is asked for each parameter in each step
+        if x.dtype != torch.float32 or x.data_ptr() % 16:
+            return False
+    first, *others = tensors
+    strides = first.stride()
+    if all([x.stride() == strides for x in others]):
+        return first.is_contiguous() or first.is_contiguous(memory_format=torch.channels_last)
+    return any(  # strides differ in dimensions of size 1
         all(x.is_contiguous(memory_format=layout) for x in tensors)
         for layout in (torch.contiguous_format, torch.channels_last)
     )
