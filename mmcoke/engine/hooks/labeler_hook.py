@@ -295,32 +295,33 @@ def check_labeler_state(
     )
 
 
+KINDS = {
+    'CoKe': ('kmeans.centers', 'kmeans.dual'),
+    'SeCu': ('velocity', 'velocity'),
+    'ODC': ('centroids', 'size'),
+    'DeepCluster': ('size', 'size'),
+    'SwAV': ('queue', None),
+    'SelfLabel': ('labels.agreed', 'centers'),
+    'DeepClusterV2': ('centers', 'centers'),
+}
+"""Of each method, the first that fits: a buffer that it has, and one with a row per cluster."""
+
+
 def describe_state(shapes: dict[str, torch.Size]) -> str:
     """Kind, numbers of clusters and samples in the shapes of labelers' buffers."""
     names = {name.partition('.')[2] for name in shapes}
-    kinds = dict(
-        CoKe='kmeans.centers',
-        SeCu='velocity',
-        ODC='centroids',
-        DeepCluster='size',
-        SwAV='queue',
-        SelfLabel='labels.agreed',
-        DeepClusterV2='centers',
-    )
-    kind = next((kind for kind, name in kinds.items() if name in names), 'another method')
+    kind = next((kind for kind, (name, _) in KINDS.items() if name in names), 'another method')
+    _, per_cluster = KINDS.get(kind, (None, None))
     if kind == 'CoKe':
         kind += f' {"with" if "labels.weight" in names else "without"} averaged labels'
     elif kind == 'SeCu':
         kind += f' constrained by {"size" if "dual" in names else "entropy"}'
     elif kind == 'ODC' and 'memory.x' not in names:
         kind += ' with shard_memory'
-    per_cluster = ('.kmeans.dual', '.size', '.velocity')
-    if kind in ('DeepClusterV2', 'SelfLabel'):
-        per_cluster = '.centers'
-    sizes = [shape[0] for name, shape in shapes.items() if name.endswith(per_cluster)]
+    sizes = [shape[0] for name, shape in shapes.items() if name.partition('.')[2] == per_cluster]
     tables = {shape[0] for name, shape in shapes.items() if name.endswith('.label')}
     dims = {x[1] for name, x in shapes.items() if name.endswith(('.centers', '.centroids'))}
+    clusters = f'num_clusters={sizes}, ' if sizes else ''
     return (
-        f'{kind}, num_clusters={sizes}, {sorted(tables)} samples'
-        f'{f", dimension {sorted(dims)}" if dims else ""}'
+        f'{kind}, {clusters}{sorted(tables)} samples{f", dimension {sorted(dims)}" if dims else ""}'
     )
