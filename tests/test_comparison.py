@@ -57,9 +57,12 @@ def test_curves_show_each_seed_and_name_each_method(tmp_path):
     write_curves([*runs, run('untrained', 0)], tmp_path / 'curves')
     text = (tmp_path / 'curves.svg').read_text()
     assert ET.fromstring(text).tag.endswith('svg')
-    for name in ('one', 'two', 'minutes of training', 'epochs'):
+    for name in ('one', 'two', 'minutes of training', 'epochs; dotted: without training'):
         assert text.count(f'<!-- {name} -->') == 1
     assert '<!-- untrained -->' not in text
+    assert text.count('stroke-dasharray') >= 2  # the untrained network, in both
+    write_curves(runs, tmp_path / 'without')
+    assert 'stroke-dasharray' not in (tmp_path / 'without.svg').read_text()
     assert Image.open(tmp_path / 'curves.png').size == (1080, 432)
     write_curves([], tmp_path / 'none')  # nothing measured yet
     assert (tmp_path / 'none.svg').is_file()

@@ -85,8 +85,14 @@ def write_curves(runs: Sequence[Mapping], path: Path) -> None:
     for number, group in enumerate(by_method([run for run in runs if run['curve']])):
         for axes, column, unit in ((over_minutes, 1, 60), (over_epochs, 0, 1)):
             draw(axes, group, column, unit, f'C{number}')
+    for run in runs:
+        if not run['curve']:  # a network without training
+            for axes in (over_minutes, over_epochs):
+                axes.axhline(100 * run['scores']['knn']['20'], color='grey', lw=0.8, ls=':')
     over_minutes.set(xlabel='minutes of training', ylabel='kNN accuracy, k = 20 (%)')
-    over_epochs.set(xlabel='epochs')
+    over_epochs.set(xlabel='epochs; dotted: without training')
+    for axes in (over_minutes, over_epochs):
+        axes.set_xlim(left=0)
     if over_epochs.lines:
         over_epochs.legend(frameon=False, fontsize='small')
     for suffix in ('.svg', '.png'):
@@ -100,4 +106,5 @@ def draw(axes: Axes, runs: Sequence[Mapping], column: int, unit: float, colour: 
         x = [point[column] / unit for point in run['curve']]
         y = [100 * point[2] for point in run['curve']]
         label = run['method'] if number == 0 else None
-        axes.plot(x, y, color=colour, label=label, linewidth=1.2, alpha=1 if number == 0 else 0.5)
+        look = dict(linewidth=1.2, marker='o', markersize=3, alpha=1 if number == 0 else 0.5)
+        axes.plot(x, y, color=colour, label=label, **look)
