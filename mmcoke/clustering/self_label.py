@@ -111,9 +111,9 @@ class SelfLabeler(nn.Module):
     features of all samples, which gives ``centers``, the first weights of a classifier; then in an
     epoch :meth:`set_epoch` and :meth:`step` for every global batch.
 
-    A sample is sure of a label if the network gives it at least the probability ``threshold``, less
-    the dual of the cluster, or if at the start at least that share of its nearest neighbours had
-    this label, as it had.
+    A sample is sure of a label if its probability, with the duals as logits of a class prior, is at
+    least ``threshold``, or if at the start at least that share of its nearest neighbours had this
+    label, as it had.
 
     Args:
         num_samples: A, number of samples in the data set.
@@ -121,9 +121,9 @@ class SelfLabeler(nn.Module):
         dim: D, dimension of the features.
         threshold: in [0, 1]; labels of smaller probability and agreement are not trained on.
         num_neighbors: n, whose labels are compared with a sample's; 0: probabilities alone count.
-        min_ratio: lower bound of the share of a cluster among the sure samples, times K, in (0, 1].
-        dual_lr: step size of the duals, which are added to probabilities. One sample moves a dual
-            by ``dual_lr`` / N.
+        min_ratio: lower bound of the share of a cluster among all labels, times K, in (0, 1].
+        dual_lr: step size of the duals, which are added to logits. One sample moves a dual by
+            ``dual_lr`` / N.
         seed: of k-means.
 
     Raises:
@@ -143,10 +143,10 @@ class SelfLabeler(nn.Module):
         num_clusters: int,
         dim: int,
         *,
-        threshold: float = 0.95,
+        threshold: float = 0.9,
         num_neighbors: int = 20,
         min_ratio: float = 0.9,
-        dual_lr: float = 0.1,
+        dual_lr: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -246,11 +246,13 @@ class SelfLabeler(nn.Module):
     def step(self, prob_NK: Tensor, idx_N: Tensor) -> Tensor:
         """Label the global batch, and move the duals.
 
-        ``label = argmax_k p_k + rho_k``, sure if that sum is at least ``threshold`` or the
-        neighbours agreed; then ``rho_k <- max(0, rho_k - dual_lr (n_k / n - min_ratio / K))``, as
-        in CoKe, with n_k of the n sure samples in cluster k. So one that few samples are sure of
-        gets more, and it is the network that learns them: else the clusters that it is surest of
-        would take over the others.
+        ``q = softmax_k(log p_k + rho_k)``, ``label = argmax_k q_k``, sure if q of the label is at
+        least ``threshold`` or the neighbours agreed; then
+        ``rho_k <- max(0, rho_k - dual_lr (n_k / N - min_ratio / K))``, as in CoKe, with n_k of all
+        N labels. That is CoKe's assignment by similarity, with duals in units of the temperature,
+        and q stays a probability: a cluster of which the network is seldom sure has few sure
+        samples, not those of its neighbours. That it is learned all the same is up to the loss,
+        in which each cluster is to count alike.
 
         Args:
             prob_NK: probabilities of the global batch (N, K), the same on every process.
@@ -266,13 +268,12 @@ class SelfLabeler(nn.Module):
         check_fitted(self.num_fits)
         check_batch(prob_NK, idx_N, self.num_clusters, self.labels.num_samples)
         idx_N = idx_N.long()
-        score_NK = prob_NK + self.dual
-        label_N = score_NK.argmax(1)
-        sure_N = confident(score_NK, self.threshold) | (self.labels.agreed[idx_N] == label_N)
-        # One more cluster, behind, for those that are not sure: no shape depends on values.
-        place_N = label_N.where(sure_N, self.num_clusters)
-        size_K = cluster_sizes(place_N[None], self.num_clusters + 1)[:-1]
-        share_K, lower_bound = size_K / size_K.sum().clamp(min=1), self.min_ratio / len(size_K)
+        prior_prob_NK = (prob_NK.log() + self.dual).softmax(1)
+        label_N = prior_prob_NK.argmax(1)
+        agreed_N = self.labels.agreed[idx_N] == label_N
+        sure_N = confident(prior_prob_NK, self.threshold) | agreed_N
+        share_K = cluster_sizes(label_N[None], self.num_clusters) / len(label_N)
+        lower_bound = self.min_ratio / self.num_clusters
         dual_step(self.dual, share_K, self.dual_lr, lower_bound, self.min_ratio < 1)
         changed = self.labels.write(idx_N, label_N)
         self._sums += torch.stack([changed, sure_N.float().mean(), torch.ones_like(changed)])

@@ -25,10 +25,10 @@ model = dict(
     clustering=dict(
         _delete_=True,
         num_clusters=10,
-        threshold=0.95,
+        threshold=0.9,
         num_neighbors=20,
         min_ratio=0.9,
-        dual_lr=0.1,
+        dual_lr=1.0,
     ),
 )
 custom_hooks = [dict(type='SelfLabelHook', pipeline={{_base_.pipeline}}, batch_size=256)]

@@ -6,7 +6,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from mmcoke.clustering.pseudo_labels import UNASSIGNED
+from mmcoke.clustering import UNASSIGNED, cluster_weight
+from mmcoke.clustering.online_kmeans import cluster_sizes
 from mmcoke.clustering.settings import check_number
 from mmcoke.registry import MODELS
 
@@ -49,14 +50,28 @@ class CosineClusterHead(BaseModule):
             return x_nD @ weight_KD.T / self.temperature
 
     def loss(self, logits_nK: Tensor, label_n: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy of the images of the global batch that have a label; 0 without any.
+        """Cross-entropy, the mean over clusters of the mean over their images; 0 without any.
+
+        So each cluster that has labels in the global batch counts alike, as in SCAN (Van Gansbeke
+        et al., ECCV 2020).
 
         Args:
             logits_nK: of :meth:`forward`.
             label_n: clusters, int64 (n,); ``UNASSIGNED`` does not count.
         """
-        loss_n = cross_entropy(logits_nK, label_n, reduction='none', ignore_index=UNASSIGNED)
-        number = (label_n != UNASSIGNED).sum()
-        # Divided by the mean number over processes, so that the mean loss is that of one process.
-        mean_number = torch.stack(all_gather(number)).float().mean()
-        return dict(loss=loss_n.sum() / mean_number.where(mean_number > 0, 1.0))
+        weight_K, mean_sum = self._equal_say(label_n)
+        options = dict(weight=weight_K, reduction='none', ignore_index=UNASSIGNED)
+        return dict(loss=cross_entropy(logits_nK, label_n, **options).sum() / mean_sum)
+
+    def _equal_say(self, label_n: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight of each cluster in the global batch (K,), and its sum over images per process.
+
+        The sum divides the loss, so that the mean loss over processes is that of one process.
+        """
+        num_clusters = len(self.weight)
+        # One more cluster, behind, for images without a label: no shape depends on values.
+        place_n = label_n.where(label_n != UNASSIGNED, num_clusters)
+        sizes = all_gather(cluster_sizes(place_n[None], num_clusters + 1)[:-1])
+        size_K = torch.stack(sizes).sum(0)
+        num_present = (size_K > 0).sum()
+        return cluster_weight(size_K, 1.0), num_present.clamp(min=1) / len(sizes)
