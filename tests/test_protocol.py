@@ -134,6 +134,14 @@ def test_heads_of_the_methods_are_found(method, tmp_path):
     assert sizes == (k if isinstance(k, list) else [k])
 
 
+def test_the_learned_classifier_counts_and_not_the_centers_it_started_from(tmp_path):
+    start, learned = torch.eye(3), torch.eye(3).flip(0)
+    state = {'labelers.0.centers': start, 'head.weight': learned}
+    torch.save(dict(state_dict=state), tmp_path / 'c.pth')
+    (clusters,) = clusters_of(tmp_path / 'c.pth').values()
+    assert clusters.assign(torch.eye(3)).tolist() == [2, 1, 0]
+
+
 def test_features_of_whole_batches_are_those_of_single_images():
     init_default_scope('mmcoke')
     cfg = tiny('coke')

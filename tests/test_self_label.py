@@ -77,30 +77,54 @@ def test_labels_are_sure_by_probability_or_if_the_neighbors_agreed():
 
 def test_duals_by_hand():
     labeler = labeler_of([UNASSIGNED] * 4)
-    prob = torch.tensor([[0.95, 0.05, 0.0]] * 4)
-    labeler.step(prob, torch.arange(4))
-    # all are sure of the first: max(0, -0.5 (1 - 0.2)); -0.5 (0 - 0.2) twice
+    prob = torch.tensor([[0.6, 0.4, 0.0]] * 4)
+    labeler.step(prob, torch.arange(4))  # none is sure; all count
+    # max(0, -0.5 (1 - 0.2)); -0.5 (0 - 0.2) twice
     torch.testing.assert_close(labeler.dual, torch.tensor([0.0, 0.1, 0.1]))
-    # 0.5 + 0 against 0.45 + 0.1: the dual decides; 0.55 is not sure.
-    prob = torch.tensor([[0.5, 0.45, 0.05], [0.95, 0.05, 0.0]])
+    # log 0.5 + 0 against log 0.47 + 0.1: the dual decides; 0.51 is not sure.
+    prob = torch.tensor([[0.5, 0.47, 0.03], [0.95, 0.05, 0.0]])
     assert labeler.step(prob, torch.tensor([0, 1])).tolist() == [UNASSIGNED, 0]
     assert labeler.labels.label.tolist() == [1, 0, 0, 0]
-    # Only the sure one counts, else the second cluster had half of the batch.
-    torch.testing.assert_close(labeler.dual, torch.tensor([0.0, 0.2, 0.2]))
+    # Each of the first two has half of the batch, and only the third less than 0.2.
+    torch.testing.assert_close(labeler.dual, torch.tensor([0.0, 0.0, 0.2]))
 
 
-def test_the_dual_of_a_cluster_lowers_its_threshold():
+def test_duals_are_logits_of_a_prior():
+    """0.7 e^d / (0.7 e^d + 0.3) is 0.9 for d = log(27 / 7), about 1.35."""
+    prob = torch.tensor([[0.7, 0.3, 0.0]])
+    for dual, label in ((1.34, UNASSIGNED), (1.36, 0)):
+        labeler = labeler_of([UNASSIGNED] * 3)
+        labeler.dual[0] = dual
+        assert labeler.step(prob, torch.tensor([0])).tolist() == [label]
+
+
+def test_no_dual_makes_an_impossible_cluster_sure():
     labeler = labeler_of([UNASSIGNED] * 3)
-    labeler.dual[1] = 0.6
-    prob = torch.tensor([[0.65, 0.35, 0.0]])
-    assert labeler.step(prob, torch.tensor([0])).tolist() == [1]  # 0.95
-    assert labeler.labels.label.tolist() == [1, UNASSIGNED, UNASSIGNED]
+    labeler.dual[2] = 1000.0
+    assert labeler.step(torch.tensor([[0.95, 0.05, 0.0]]), torch.tensor([0])).tolist() == [0]
 
 
-def test_where_none_is_sure_all_duals_rise_alike():
-    labeler = labeler_of([UNASSIGNED] * 3)
-    labeler.step(torch.tensor([[0.6, 0.4, 0.0]] * 3), torch.arange(3))
-    torch.testing.assert_close(labeler.dual, torch.full((3,), 0.1))
+def test_hard_clusters_do_not_get_samples_of_others():
+    """Two clusters side by side, of which few samples are sure, and two that are far away.
+
+    Where sure samples alone move duals that are added to probabilities, those of the two rise
+    until samples between them count as sure, and half of these labels are wrong.
+    """
+    generator = torch.Generator().manual_seed(0)
+    centers = normalize(torch.cat([torch.eye(8)[:3], torch.eye(8)[2:3] + 0.45 * torch.eye(8)[3]]))
+    truth = torch.arange(1000) % 4
+    x = normalize(centers[truth] + 0.25 * torch.randn(1000, 8, generator=generator))
+    prob = (x @ centers.T / 0.05).softmax(1)
+    labeler = SelfLabeler(1000, 4, 8, num_neighbors=0)
+    labeler.num_fits += 1
+    for _ in range(30):
+        for idx in torch.randperm(1000, generator=generator).split(100):
+            labeler.step(prob[idx], idx)
+    label = labeler.step(prob, torch.arange(1000))
+    right = (label == truth)[label != UNASSIGNED].float().mean()
+    assert (label != UNASSIGNED).float().mean() > 0.5
+    assert right > 0.97
+    assert (labeler.labels.label == truth).float().mean() > 0.85
 
 
 def test_duals_keep_a_cluster_that_would_starve():
@@ -243,14 +267,18 @@ def test_the_head_classifies_by_cosine_from_the_centers_it_was_given():
     torch.testing.assert_close(logits, torch.tensor([[1.2, 1.6]]))  # 0.6 and 0.8, over 0.5
 
 
-def test_the_loss_is_the_mean_over_the_sure_samples():
+def test_the_loss_is_the_mean_over_clusters_of_the_sure_samples():
     head = CosineClusterHead(2, 3)
-    logits = torch.tensor([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
-    loss = head.loss(logits, torch.tensor([1, UNASSIGNED, 2]))['loss']
-    torch.testing.assert_close(loss, torch.tensor(math.log(3)))
+    logits = torch.zeros(5, 3)
+    logits[1, 0] = 5.0
+    logits[4, 2] = math.log(2)
+    logits.requires_grad_()
+    loss = head.loss(logits, torch.tensor([1, UNASSIGNED, 1, 1, 2]))['loss']
+    # log 3 thrice in one cluster, log 4 / 2 once in the other, which counts as much
+    torch.testing.assert_close(loss, torch.tensor((math.log(3) + math.log(2)) / 2))
     loss.backward()
     assert not logits.grad[1].any()
-    assert head.loss(logits, torch.full((3,), UNASSIGNED))['loss'] == 0
+    assert head.loss(logits, torch.full((5,), UNASSIGNED))['loss'] == 0
 
 
 # ---- the algorithm

@@ -123,12 +123,15 @@ def clusters_of(checkpoint: str | Path) -> dict[str, Clusters]:
     """What a checkpoint assigns images to clusters by, by its name; empty if there is nothing.
 
     Published centers (``labelers.0``, ..., of CoKe, SeCu, DeepCluster-v2), prototypes (SwAV), or
-    the classifiers of pseudo-labels (``head.fc_cls``; DeepCluster, ODC, SeLa).
+    the classifiers of pseudo-labels (``head.fc_cls``; DeepCluster, ODC, SeLa). SelfLabel's learned
+    classifier (``head``), not the centers of ``labelers.0``, which it only started from.
 
     Raises as :func:`~mmcoke.files.read_checkpoint`.
     """
     state = weights_of(read_checkpoint(checkpoint), checkpoint)
     state = {name.removeprefix('module.'): x for name, x in state.items()}
+    if 'head.weight' in state:
+        return dict(head=Clusters(state['head.weight']))
     found = {match[1]: Clusters(x) for name, x in state.items() if (match := CENTERS.match(name))}
     if found:
         return found
