@@ -7,8 +7,9 @@
 # project with this network, --cfg-options load_from=CHECKPOINT, and k-means where the checkpoint
 # has no 10 clusters. Other data: --cfg-options train_dataloader.dataset.source=cifar10_train.npz
 #
-# Hardware: 1 GPU; each step is one CUDA graph. Time, expected: not measured. Published gains, with
-# other starts and settings: SCAN 0.816 to 0.883 (training to test split), SPICE 0.845 to 0.918.
+# Hardware: 1 GPU; each step is one CUDA graph. Time, expected: not run with the
+# present rule; its first version made accuracy worse (docs/methods/self_label.md). Published gains,
+# with other starts and settings: SCAN 0.816 to 0.883 (training to test split), SPICE 0.845 to 0.918.
 _base_ = '../coke/coke_r18_1xb128-2view_cifar10.py'
 
 # data: a weak view, whose cluster is the label, and a strong one
