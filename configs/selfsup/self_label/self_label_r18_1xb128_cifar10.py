@@ -9,7 +9,7 @@
 #
 # Hardware: 1 GPU; each step is one CUDA graph. Time, expected: not run with the
 # present rule; its first version made accuracy worse (docs/methods/self_label.md). Published gains,
-# with other starts and settings: SCAN 0.816 to 0.883 (training to test split), SPICE 0.845 to 0.918.
+# with other starts: SCAN 0.816 to 0.883 (training to test split), SPICE 0.845 to 0.918.
 _base_ = '../coke/coke_r18_1xb128-2view_cifar10.py'
 
 # data: a weak view, whose cluster is the label, and a strong one
