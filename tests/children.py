@@ -41,13 +41,28 @@ def fork(function, *arguments, said, **environment):
         said: file for what it prints.
         environment: further variables.
     """
-    forkserver.set_forkserver_preload(['children'])
-    with patch.dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}'):
-        forkserver.ensure_running()
+    start_server()
     arguments = (function, arguments, said, dict(os.environ) | environment)
     process = multiprocessing.get_context('forkserver').Process(target=in_child, args=arguments)
     process.start()
     return process
+
+
+def start_processes(function, arguments, num_processes):
+    """Call a function of a module in several processes, with their rank ahead of the arguments.
+
+    Raises:
+        Exception: if it does in one of them.
+    """
+    start_server()
+    options = dict(nprocs=num_processes, start_method='forkserver')
+    torch.multiprocessing.start_processes(function, arguments, **options)
+
+
+def start_server():
+    forkserver.set_forkserver_preload(['children'])
+    with patch.dict(os.environ, PYTHONPATH=f'{ROOT}:{ROOT / "tests"}'):
+        forkserver.ensure_running()
 
 
 def in_child(function, arguments, said, environment):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from children import start_processes
 from conftest import ROOT, fork_ranks, tiny
 from mmengine.dist import broadcast, get_rank
 from mmengine.registry import init_default_scope
@@ -322,8 +323,7 @@ def check_guard(rank, model):
 def test_two_processes_compute_what_one_does_and_the_guard_sees_one_bit(method, tmp_path):
     """Labels, sizes and counts equal; centers, duals and gradients up to the order of sums."""
     two_epochs(0, 1, str(tmp_path), method)
-    options = dict(nprocs=2, start_method='fork')  # nothing to import again
-    torch.multiprocessing.start_processes(two_epochs, (2, str(tmp_path), method), **options)
+    start_processes(two_epochs, (2, str(tmp_path), method), 2)
     single = torch.load(tmp_path / 'world1_rank0.pth')
     for rank in range(2):
         steps = torch.load(tmp_path / f'world2_rank{rank}.pth')

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from children import start_processes
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import FeatureMemory, KMeansResult, ODCLabeler, cluster_weight, kmeans
@@ -420,8 +421,7 @@ def run_sharded(rank, world_size, folder):
 def test_a_memory_spread_over_two_processes_gives_the_same_to_the_bit(tmp_path):
     """Each process holds half of the rows, and both have the same labels, sums and centroids."""
     run_sharded(0, 1, str(tmp_path))
-    options = dict(nprocs=2, start_method='fork')  # nothing to import again
-    torch.multiprocessing.start_processes(run_sharded, (2, str(tmp_path)), **options)
+    start_processes(run_sharded, (2, str(tmp_path)), 2)
     load = lambda name: torch.load(tmp_path / name, weights_only=False)  # noqa: E731
     single, memory, _ = load('world1_rank0.pth')
     assert sum(single['num_small']) > 0

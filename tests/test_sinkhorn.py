@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from children import start_processes
 from mmengine.dist import all_gather, get_rank
 from scipy.optimize import linprog
 
@@ -125,8 +126,7 @@ def run_processes(world_size, folder):
     if world_size == 1:
         codes(0, 1, folder)
     else:
-        options = dict(nprocs=world_size, start_method='fork')
-        torch.multiprocessing.start_processes(codes, (world_size, folder), **options)
+        start_processes(codes, (world_size, folder), world_size)
     files = [f'{folder}/world{world_size}_rank{rank}.pth' for rank in range(world_size)]
     return [torch.cat(plans) for plans in zip(*map(torch.load, files), strict=True)]
 
