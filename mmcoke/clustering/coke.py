@@ -1,5 +1,6 @@
 """CoKe's order of reads and writes, for one clustering or for several at once."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .heads import Heads, Rule, several
+from .kmeans import KMeansResult, kmeans
 from .online_kmeans import (
     OnlineConstrainedKMeans,
     cluster_sizes,
@@ -97,6 +99,7 @@ class CoKeLabeler(nn.Module):
             self.labels = AveragedPseudoLabels(
                 num_samples, num_clusters, num_slots, label_temperature
             )
+        self.seed = seed
         # Share of labels that changed, summed over the batches of the epoch, and their number.
         self.register_buffer('_changed', torch.zeros(2), persistent=False)
         # 1/t, the weight of a new label: a tensor, because it changes within a CUDA graph.
@@ -167,6 +170,34 @@ class CoKeLabeler(nn.Module):
     def end_epoch(self) -> None:
         """Publish the centers; raises ValueError as :meth:`OnlineConstrainedKMeans.end_epoch`."""
         self.kmeans.end_epoch()
+
+    def cluster(
+        self, x_AD: Tensor, progress: Callable[[Iterable], Iterable] = iter
+    ) -> KMeansResult:
+        """Spherical k-means of features of all samples (A, D), for :meth:`start_from`.
+
+        Raises:
+            ValueError: as :func:`kmeans`.
+        """
+        x_AD = normalize(x_AD[:, : self.kmeans.dim].float(), dim=1)
+        options = dict(spherical=True, seed=self.seed % 2**32, progress=progress)
+        return kmeans(x_AD, self.num_clusters, **options)
+
+    @torch.no_grad()
+    def start_from(self, label_A: Tensor, centers_KD: Tensor) -> None:
+        """Take labels and centers of another clustering over; duals are 0 again.
+
+        Between two epochs, after :meth:`end_epoch`. Not in the published method, whose first labels
+        are those of an epoch at learning rate 0.
+
+        Args:
+            label_A: label of each sample in 0 ... K - 1, integers (A,).
+            centers_KD: unit vectors (K, D).
+        """
+        self.newest.assign_all(label_A)
+        self.kmeans.centers.copy_(centers_KD)
+        self.kmeans.running.copy_(centers_KD)
+        self.kmeans.dual.zero_()
 
     def sizes(self) -> Tensor:
         """Number of samples per cluster by their newest label, int64 (K,)."""

@@ -3,6 +3,7 @@ from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
 from .deepcluster_v2_hook import DeepClusterV2Hook
 from .interruption_hook import InterruptionHook
+from .kmeans_start_hook import KMeansStartHook
 from .label_check_hook import LabelCheckHook
 from .odc_hook import ODCHook
 from .probe_hooks import KNNHook, LinearProbeHook
@@ -22,6 +23,7 @@ __all__ = [
     'DeepClusterHook',
     'DeepClusterV2Hook',
     'InterruptionHook',
+    'KMeansStartHook',
     'KNNHook',
     'LabelCheckHook',
     'LinearProbeHook',

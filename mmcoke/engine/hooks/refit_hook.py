@@ -118,22 +118,36 @@ class RefitHook(LabelerHook):
             Those of the own images (n, D); those of all (A, D), where they are needed; and the rows
             of images that cannot be read, whose features are NaN.
         """
-        model = unwrap(runner.model)
-        dataset = without_repetition(runner.train_dataloader.dataset)
-        notes, skip = [], skips_unreadable(dataset)
-        transforms = Compose(self.pipeline).transforms
-        dataset = with_pipelines(dataset, lambda part: plain_pipeline(part, transforms))
-        x_nD = own_features(
-            model,
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            progress=logged(runner, f'{type(model).__name__}: features'),
-            notes=notes,
-        )
-        left_out = left_out_rows(notes, skip, len(dataset), runner)
-        keep = is_main_process() or model.labelers[0].keeps_features
-        return x_nD, gather_rows(x_nD, len(dataset), keep=keep), left_out
+        keep = is_main_process() or unwrap(runner.model).labelers[0].keeps_features
+        options = dict(batch_size=self.batch_size, num_workers=self.num_workers, keep=keep)
+        return features_of_all(runner, self.pipeline, **options)
+
+
+def features_of_all(
+    runner: Runner, pipeline: list[dict], *, batch_size: int, num_workers: int, keep: bool
+) -> tuple[Tensor, Tensor | None, list[int]]:
+    """Projections of all training images, network in evaluation mode; see RefitHook.features.
+
+    Args:
+        runner: with the model and the data set.
+        pipeline, batch_size, num_workers: see :class:`RefitHook`.
+        keep: whether this process wants those of all images.
+    """
+    model = unwrap(runner.model)
+    dataset = without_repetition(runner.train_dataloader.dataset)
+    notes, skip = [], skips_unreadable(dataset)
+    transforms = Compose(pipeline).transforms
+    dataset = with_pipelines(dataset, lambda part: plain_pipeline(part, transforms))
+    x_nD = own_features(
+        model,
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=logged(runner, f'{type(model).__name__}: features'),
+        notes=notes,
+    )
+    left_out = left_out_rows(notes, skip, len(dataset), runner)
+    return x_nD, gather_rows(x_nD, len(dataset), keep=keep), left_out
 
 
 def fit_scalars(
@@ -208,7 +222,7 @@ def cluster_on_main(
         lambda: labeler.cluster(x_AD[kept_A] if left_out else x_AD, progress, **options)
     )
     # The number of filled clusters, then the labels. NCCL has no 16 bits.
-    device = labeler.labels.label.device
+    device = next(labeler.buffers()).device
     message = torch.zeros(num_samples + 1, dtype=torch.int32, device=device)
     centers = None
     if clusters is not None:
