@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from mmcoke.cli.quickstart import digits
 from mmcoke.engine.hooks.labeler_hook import mean_loss
@@ -44,6 +44,11 @@ VIEWS = {1: 'coke_tiny_1xb64_digits.py', 2: 'coke_tiny_1xb64-2view_digits.py'}
 
 def trial(**settings) -> dict:
     return {'model.type': 'TrialCoKe', 'model.trial': settings}
+
+
+def instance(epochs: int) -> dict:
+    """NT-Xent that has faded out after so many epochs at a rate above 0."""
+    return {'model.head.type': 'InstanceCoKeHead', 'model.head.instance_epochs': epochs + 1}
 
 
 def schedule(**settings) -> dict:
@@ -75,10 +80,12 @@ TWO_VIEWS = {
     'label weight 0': {'model.head.label_weight': 0.0},
     'label weight 1': {'model.head.label_weight': 1.0},
     'label weight from 0, 3 epochs': trial(rise_epochs=3),
-    'instance, 3 epochs': trial(instance_epochs=3),
-    'instance, 10 epochs': trial(instance_epochs=10),
-    'instance, 5 epochs, warm-up 5': trial(instance_epochs=5) | schedule(warmup=5),
-    'instance, 10 epochs, warm-up 5': trial(instance_epochs=10) | schedule(warmup=5),
+    'instance, 3 epochs': instance(3),
+    'instance, 10 epochs': instance(10),
+    'instance, 5 epochs, warm-up 5': instance(5) | schedule(warmup=5),
+    'k-means first, instance, 5 epochs, warm-up 5': dict(kmeans=True)
+    | instance(5)
+    | schedule(warmup=5),
 }
 
 
@@ -90,7 +97,7 @@ class TrialCoKe(CoKe):
 
     def __init__(self, *args, trial: dict, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.trial, self.epoch, self.iteration, self.progress = trial, 0, 0, 0.0
+        self.trial, self.epoch = trial, 0
 
     def loss(self, inputs, data_samples) -> dict[str, Tensor]:
         views = [inputs] if isinstance(inputs, Tensor) else inputs
@@ -102,28 +109,15 @@ class TrialCoKe(CoKe):
         targets = self._targets(projections[:num_full], idx_n)
         if self.epoch < self.trial.get('fresh_epochs', 0):
             targets = [head.newest.read(idx_n) for head in self.labelers]
-        losses = self.head.loss(projections, predictions, self.labelers.centers, targets)
-        fading = self.trial.get('instance_epochs')
-        share = max(0.0, 1 - self.progress / fading) if fading else 0.0
-        if share:
-            units = [normalize(x_nD, dim=1) for x_nD in projections]
-            losses['loss'] = (1 - share) * losses['loss'] + share * instance_loss(*units)
-        return losses
-
-
-def instance_loss(x_nD: Tensor, y_nD: Tensor, temperature: float = 0.2) -> Tensor:
-    """NT-Xent (Chen et al., ICML 2020) of two views, unit vectors (n, D)."""
-    n, both = len(x_nD), torch.cat([x_nD, y_nD])
-    logits = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
-    return cross_entropy(logits, torch.arange(2 * n).roll(n))
+        return self.head.loss(projections, predictions, self.labelers.centers, targets)
 
 
 @HOOKS.register_module()
 class TrialHook(Hook):
     """Tells the model where it is, and does what is done on schedule."""
 
-    def __init__(self, label_weight: float, zero: int, length: int = 19) -> None:
-        self.label_weight, self.zero, self.length = label_weight, zero, length
+    def __init__(self, label_weight: float, zero: int) -> None:
+        self.label_weight, self.zero = label_weight, zero
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         model = runner.model
@@ -132,9 +126,9 @@ class TrialHook(Hook):
         if model.trial.get('clear') and runner.epoch == self.zero and not batch_idx:
             runner.optim_wrapper.optimizer.state.clear()
         model.epoch = runner.epoch
-        model.progress = max(0.0, runner.iter / self.length - self.zero)
         if rise := model.trial.get('rise_epochs'):
-            model.head.label_weight = self.label_weight * min(1.0, model.progress / rise)
+            progress = max(0.0, runner.iter / len(runner.train_dataloader) - self.zero)
+            model.head.label_weight = self.label_weight * min(1.0, progress / rise)
         every = model.trial.get('publish')
         if every and runner.epoch < model.trial['publish_epochs'] and batch_idx % every == 0:
             for head in model.labelers:
@@ -224,7 +218,7 @@ def run(views: int, options: dict, seed: int, epochs: int) -> dict:
     return dict(epochs=StartProbe.records, seconds=time.process_time() - start)
 
 
-def table(name: str, runs: list[dict], every: int = 1) -> Table:
+def table(name: str, runs: list[dict]) -> Table:
     """Means over the seeds, a row per epoch."""
     keys = ('knn', 'purity', 'churn', 'loss', 'rank', 'rank_projection', 'std', 'std_projection')
     title = f'{name}: {mean(run["seconds"] for run in runs):.0f} CPU s'

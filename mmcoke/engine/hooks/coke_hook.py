@@ -15,7 +15,7 @@ from .labeler_hook import LabelerHook, mean_loss
 
 @HOOKS.register_module()
 class CoKeHook(LabelerHook):
-    """Makes the labelers for the training set, and tells them when an epoch begins and ends.
+    """Makes the labelers for the training set, and tells them and the head of epochs.
 
     The hook of :class:`CoKe`, and of :class:`SeCu`, where ``coke`` in the names of curves is
     ``secu``. Scales ``dual_lr`` to the images that a dual step sees, also when a run resumes.
@@ -37,9 +37,11 @@ class CoKeHook(LabelerHook):
         )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        labelers = unwrap(runner.model).labelers
-        begin = labelers.continue_epoch if taken_up(runner) else labelers.set_epoch
+        model = unwrap(runner.model)
+        begin = model.labelers.continue_epoch if taken_up(runner) else model.labelers.set_epoch
         begin(runner.epoch)
+        if hasattr(model.head, 'set_epoch'):  # one whose loss depends on the epoch
+            model.head.set_epoch(runner.epoch)
 
     def after_train_epoch(self, runner: Runner) -> None:
         model = unwrap(runner.model)

@@ -1,6 +1,6 @@
 from .centroid_head import CentroidHead
 from .cluster_cls_head import ClusterClsHead
-from .coke_head import CoKeHead, NestedCoKeHead
+from .coke_head import CoKeHead, InstanceCoKeHead, NestedCoKeHead
 from .cosine_cluster_head import CosineClusterHead
 from .multi_linear_head import MultiLinearHead
 from .secu_head import SeCuHead
@@ -12,6 +12,7 @@ __all__ = [
     'ClusterClsHead',
     'CoKeHead',
     'CosineClusterHead',
+    'InstanceCoKeHead',
     'MultiLinearHead',
     'NestedCoKeHead',
     'SeCuHead',

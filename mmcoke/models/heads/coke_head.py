@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering.settings import check_number
-from mmcoke.losses import coke_loss, multi_view_coke_loss
+from mmcoke.losses import coke_loss, instance_loss, multi_view_coke_loss
 from mmcoke.registry import MODELS
 
 
@@ -108,6 +108,59 @@ class CoKeHead(BaseModule):
         full, small = losses['loss_full'], losses['loss_small']
         loss = (1 - self.small_weight) * full + self.small_weight * small
         return dict(loss=loss, full_views=full.detach(), small_crops=small.detach())
+
+
+@MODELS.register_module()
+class InstanceCoKeHead(CoKeHead):
+    """CoKe's loss with one that tells images apart, which fades out over the first epochs.
+
+    Not published: the first labels say little about the images, two views of one image much.
+    In epoch e the loss is ``(1 - s) CoKe + s NT-Xent`` of the projections of the two full-size
+    views, with ``s = max(0, 1 - e / instance_epochs)``; see
+    :func:`~mmcoke.losses.instance_loss`.
+
+    Args:
+        instance_epochs: E; the epoch at learning rate 0 is the first of them.
+        instance_temperature: of NT-Xent.
+        see :class:`CoKeHead` for the others.
+
+    Raises:
+        ValueError: if one of these is out of its range; in training, if there is only one view.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hid_channels: int,
+        *,
+        instance_epochs: int,
+        instance_temperature: float = 0.2,
+        **kwargs,
+    ) -> None:
+        super().__init__(in_channels, hid_channels, **kwargs)
+        check_number('instance_epochs', instance_epochs, '[1, inf)', whole=True)
+        check_number('instance_temperature', instance_temperature, '(0, inf)')
+        self.instance_epochs = instance_epochs
+        self.instance_temperature = instance_temperature
+        # A tensor, because it changes within a CUDA graph; it follows from the epoch.
+        self.register_buffer('share', torch.ones(()), persistent=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, numbered from 0, or go on within it."""
+        self.share.fill_(max(0.0, 1 - epoch / self.instance_epochs))
+
+    def loss(self, projections: list[Tensor], *args, **kwargs) -> dict[str, Tensor]:
+        """As :meth:`CoKeHead.loss`; beside the total, its two parts, for the log."""
+        if len(projections) < 2:
+            raise ValueError(
+                'InstanceCoKeHead tells images apart by two views, but there is one: use a recipe '
+                "with two views, or head.type='CoKeHead'."
+            )
+        losses = super().loss(projections, *args, **kwargs)
+        units = [normalize(x_nD.float(), dim=1) for x_nD in projections[:2]]
+        apart = instance_loss(*units, temperature=self.instance_temperature)
+        parts = dict(clusters=losses['loss'].detach(), instances=apart.detach())
+        return losses | dict(loss=torch.lerp(losses['loss'], apart, self.share)) | parts
 
 
 @MODELS.register_module()
