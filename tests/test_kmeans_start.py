@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import fork_ranks, tiny
 from mmengine.config import Config
 from torch.nn.functional import normalize
 
@@ -110,3 +110,18 @@ def test_other_methods_are_refused(tmp_path):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         KMeansStartHook([], **wrong)
+
+
+def test_two_processes_start_from_the_same_labels_and_centers(tmp_path):
+    """Of all images, though each process has the features of its half, and one clusters."""
+    cfg = start_config(tmp_path / 'work_dir', **{'train_cfg.max_epochs': 1})
+    cfg.custom_hooks.append(dict(type='SpyHook'))
+    cfg.custom_imports = dict(imports=['spy_hook'], allow_failed_imports=False)
+    cfg.train_dataloader.batch_size = 32
+    cfg.dump(tmp_path / 'start.py')
+    codes, said = fork_ranks(2, 'train.py', tmp_path / 'start.py', folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
+    one, other = (torch.load(Path(cfg.work_dir) / f'rank{rank}_epoch0.pth') for rank in range(2))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (one['0.labels.label'] >= 0).all() and not one['0.kmeans.dual'].any()
