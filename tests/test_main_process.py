@@ -23,11 +23,12 @@ TIMEOUT = 3.0
 SILENCE = 4.0
 
 
-class Labeler:
+class Labeler(torch.nn.Module):
     """Clusters as told."""
 
     def __init__(self, cluster):
-        self.labels = SimpleNamespace(label=torch.zeros(4, dtype=torch.int8))
+        super().__init__()
+        self.register_buffer('label', torch.zeros(4, dtype=torch.int8))
         self.cluster = lambda x_AD, progress: cluster()
 
 
