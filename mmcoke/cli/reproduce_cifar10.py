@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import inspect
 import json
 import sys
 import traceback
@@ -19,7 +18,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from rich.console import Console
 
-from mmcoke import clustering
 from mmcoke.datasets.cifar10 import cifar10_sources, save_npz, write_part
 from mmcoke.datasets.in_memory import load_split
 from mmcoke.engine.checkpoint import saved_checkpoints
@@ -33,6 +31,7 @@ from mmcoke.reporting.report import read_scalars
 from mmcoke.reporting.results import versions
 
 from .options import merge_options
+from .quickstart import UNSEEDED
 from .scores import last_in, scores_of_run
 
 UNTRAINED = 'untrained'
@@ -187,7 +186,7 @@ def run_config(
     cfg.resume = bool(saved_checkpoints(folder))
     cfg.log_level = 'ERROR'
     cfg.randomness.seed = seed
-    if takes_seed(cfg.model.type):
+    if cfg.model.type not in UNSEEDED:
         cfg.model.clustering.seed = seed
     if args.width:
         cfg.model.backbone.update(stem_channels=args.width, base_channels=args.width)
@@ -209,12 +208,6 @@ def knn_probe(cfg: Config, sources: Sources, interval: int) -> dict:
     train, test = (dict(plain, source=sources[split]) for split in ('train', 'test'))
     options = dict(interval=interval, max_samples=1 << 20, batch_size=1000)
     return dict(type='KNNHook', train=train, test=test, **options)
-
-
-def takes_seed(algorithm: str) -> bool:
-    """Whether the labeler of an algorithm draws random numbers of its own."""
-    labeler = getattr(clustering, f'{algorithm}Labeler')
-    return 'seed' in inspect.signature(labeler.__init__).parameters
 
 
 def save_untrained(cfg: Config, path: Path) -> Path:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .feature_memory import FeatureMemory
+from .heads import several
 from .kmeans import KMeansResult, kmeans
 from .precision import float32_no_grad
 from .pseudo_labels import (
@@ -64,7 +65,7 @@ class DeepClusterV2Labeler(nn.Module):
         super().__init__()
         check_number('num_iters', num_iters, '[1, inf)', whole=True)
         check_number('seed', seed, SEED_RANGE, whole=True)
-        self.several = isinstance(num_clusters, Sequence) and not isinstance(num_clusters, str)
+        self.several = several(num_clusters)
         sizes = num_clusters if self.several else [num_clusters]
         if not sizes:
             raise ValueError('num_clusters is empty: name one number per clustering.')

@@ -7,25 +7,16 @@
 #
 # Hardware: 8 GPUs; the memory takes 0.66 GB on each, and in a checkpoint. Time: not measured.
 # Expected: 75.2 % ImageNet linear top-1 (published). Not run at this scale by this project.
-_base_ = ['../_base_/datasets/imagenet_swav_mcrop.py', '../_base_/default_runtime.py']
+_base_ = [
+    '../_base_/models/swav_r50.py',
+    '../_base_/datasets/imagenet_swav_mcrop.py',
+    '../_base_/default_runtime.py',
+]
 
 # method
-norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='DeepClusterV2',
     data_preprocessor={{_base_.data_preprocessor}},
-    backbone=dict(type='ResNet', depth=50, norm_cfg=norm_cfg, zero_init_residual=False),
-    neck=dict(
-        type='NonLinearNeck',
-        hid_channels=2048,
-        out_channels=128,
-        num_layers=2,
-        with_bias=True,
-        with_last_bn=False,
-        with_last_bias=True,
-        with_avg_pool=True,
-        norm_cfg=norm_cfg,
-    ),
     head=dict(type='CentroidHead', temperature=0.1),
     clustering=dict(num_clusters=[3000, 3000, 3000], num_iters=10),
 )

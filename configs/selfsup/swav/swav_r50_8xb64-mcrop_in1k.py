@@ -6,25 +6,16 @@
 # Published with 4 x 64 images and learning rate 0.6, which the second line runs; 8 x 64 have twice
 # the rate. Hardware: 8 GPUs. Time: not measured. Expected: 74.6 % ImageNet linear top-1 after 400
 # epochs (published, with batches of 4096 images). Not run at this scale by this project.
-_base_ = ['../_base_/datasets/imagenet_swav_mcrop.py', '../_base_/default_runtime.py']
+_base_ = [
+    '../_base_/models/swav_r50.py',
+    '../_base_/datasets/imagenet_swav_mcrop.py',
+    '../_base_/default_runtime.py',
+]
 
 # method
-norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     type='SwAV',
     data_preprocessor={{_base_.data_preprocessor}},
-    backbone=dict(type='ResNet', depth=50, norm_cfg=norm_cfg, zero_init_residual=False),
-    neck=dict(
-        type='NonLinearNeck',
-        hid_channels=2048,
-        out_channels=128,
-        num_layers=2,
-        with_bias=True,
-        with_last_bn=False,
-        with_last_bias=True,
-        with_avg_pool=True,
-        norm_cfg=norm_cfg,
-    ),
     head=dict(type='SwAVHead', in_channels=128, temperature=0.1, freeze_epochs=1),
     clustering=dict(
         num_clusters=3000,
