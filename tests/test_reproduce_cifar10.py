@@ -159,9 +159,10 @@ def test_a_killed_or_interrupted_comparison_goes_on_with_the_same_command(signum
     assert [epoch for epoch, _, _ in coke['curve']] == list(range(1, 14))
     seconds = [seconds for _, seconds, _ in coke['curve']]
     assert seconds == sorted(seconds)
-    logs = sorted(folder.glob('coke/seed0/*/vis_data/scalars.json'))
-    second = [json.loads(line) for line in logs[1].read_text().splitlines()]
-    assert len(logs) == 2 and min(x['step'] for x in second if 'knn/acc' in x) > 1
+    # Both runs' log, if they started in the same second.
+    logs = folder.glob('coke/seed0/*/vis_data/scalars.json')
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    assert [x['step'] for x in lines if 'knn/acc' in x].count(1) == 1  # not anew
 
 
 @pytest.mark.slow
