@@ -229,8 +229,7 @@ class SelfLabeler(nn.Module):
 
         Args:
             x_AD: features in data-set order (A, D); with ``clusters``, they do not matter.
-            clusters: what :meth:`cluster` returned for them; its centers may be None on processes
-                that get them otherwise.
+            clusters: what :meth:`cluster` returned for them.
             left_out: samples without features; nothing is agreed on for them.
         """
         if clusters is None:
@@ -238,8 +237,7 @@ class SelfLabeler(nn.Module):
         self.labels.agreed.copy_(clusters.label)
         self.labels.agreed[torch.tensor(left_out, dtype=torch.int64)] = UNASSIGNED
         self.labels.label.copy_(self.labels.agreed)
-        if clusters.centers is not None:
-            self.start_from(clusters.centers)
+        self.start_from(clusters.centers)
         self.num_fits += 1
 
     @float32_no_grad

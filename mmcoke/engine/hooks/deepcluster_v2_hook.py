@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 import torch
-from mmengine.dist import broadcast, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from mmcoke.registry import HOOKS
 
 from .coke_hook import curve_names
 from .labeler_hook import LabelerHook, mean_loss
-from .refit_hook import logged
+from .refit_hook import logged, told_to_all
 
 
 @HOOKS.register_module()
@@ -61,22 +61,14 @@ def from_main(
     """What the main process has found, on all processes.
 
     Args:
-        labelers: their number of samples, clusters and dimensions say what is received.
-        found: there; None elsewhere. Only labels, centers and ``num_filled`` come from it.
+        labelers: of the clusterings.
+        found: there, one for each; None elsewhere.
     """
-    device = labelers[0].centers.device
-    results = []
-    for number, head in enumerate(labelers):
-        # The number of filled clusters, then the labels. NCCL has no 16 bits.
-        message = torch.zeros(len(head.labels.label) + 1, dtype=torch.int32, device=device)
-        centers = torch.zeros_like(head.centers)
-        if found is not None:
-            message[0], message[1:] = found[number].num_filled, found[number].label.to(message)
-            centers.copy_(found[number].centers)
-        broadcast(message)
-        broadcast(centers)
-        results.append(KMeansResult(message[1:].long(), centers, float('nan'), int(message[0])))
-    return results
+    found = found or [None] * len(labelers)
+    return [
+        told_to_all(clusters, len(head.labels.label), head.centers.device)
+        for clusters, head in zip(found, labelers, strict=True)
+    ]
 
 
 def epoch_scalars(before_A: Tensor, clusters: KMeansResult) -> dict[str, float]:

@@ -1,12 +1,10 @@
 """Says when CoKe's first labels are made by k-means."""
 
 import torch
-from mmengine.dist import broadcast, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
 
-from mmcoke.clustering import KMeansResult
 from mmcoke.clustering.settings import check_number
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
@@ -63,14 +61,5 @@ class KMeansStartHook(Hook):
         for labeler in labelers:
             num_samples = labeler.newest.num_samples
             found = cluster_on_main(labeler, x_AD, num_samples, progress, left_out)
-            labeler.start_from(found.label, common_centers(labeler, found))
+            labeler.start_from(found.label, found.centers)
             labeler.newest.forget(torch.tensor(left_out, dtype=torch.int64))
-
-
-def common_centers(labeler: nn.Module, found: KMeansResult) -> Tensor:
-    """The centers (K, D) that the main process has found, on all processes."""
-    centers_KD = torch.zeros_like(labeler.kmeans.centers)
-    if found.centers is not None:
-        centers_KD.copy_(found.centers)
-    broadcast(centers_KD)
-    return centers_KD

@@ -206,11 +206,10 @@ def cluster_on_main(
     left_out: Sequence[int] = (),
     **options: Tensor,
 ) -> KMeansResult:
-    """Cluster in the main process, and tell the labels to all; those left out get any.
+    """Cluster in the main process, and tell all; rows that are left out are in cluster 0.
 
-    Only labels and ``num_filled`` are the same everywhere; other processes get no centers. They
-    wait as in :func:`run_on_main`, so that it may take as long as it needs. ``options`` are of
-    ``labeler.cluster``.
+    The others wait as in :func:`run_on_main`, so that it may take as long as it needs. ``options``
+    are of ``labeler.cluster``.
 
     Raises:
         ValueError: on all processes, if the features cannot be clustered.
@@ -218,18 +217,36 @@ def cluster_on_main(
     """
     kept_A = torch.ones(num_samples, dtype=torch.bool)
     kept_A[list(left_out)] = False
-    clusters = run_on_main(
+    found = run_on_main(
         lambda: labeler.cluster(x_AD[kept_A] if left_out else x_AD, progress, **options)
     )
-    # The number of filled clusters, then the labels. NCCL has no 16 bits.
     device = next(labeler.buffers()).device
-    message = torch.zeros(num_samples + 1, dtype=torch.int32, device=device)
-    centers = None
-    if clusters is not None:
-        centers, message[0] = clusters.centers, clusters.num_filled
-        message[1:][kept_A.to(device)] = clusters.label.to(message)
+    found = told_to_all(found, int(kept_A.sum()), device)
+    label_A = found.label.new_zeros(num_samples)
+    label_A[kept_A.to(device)] = found.label
+    return KMeansResult(label_A, found.centers, found.objective, found.num_filled)
+
+
+def told_to_all(found: KMeansResult | None, num_samples: int, device: torch.device) -> KMeansResult:
+    """What the main process has found, on all processes and their device; no objective.
+
+    Args:
+        found: there; None elsewhere.
+        num_samples: of its labels.
+        device: on which the processes communicate.
+    """
+    # Filled clusters, K and D, then the labels. NCCL has no 16 bits.
+    message = torch.zeros(num_samples + 3, dtype=torch.int32, device=device)
+    if found is not None:
+        message[:3] = message.new_tensor([found.num_filled, *found.centers.shape])
+        message[3:] = found.label.to(message)
     broadcast(message)
-    return KMeansResult(message[1:].long(), centers, float('nan'), int(message[0]))
+    num_filled, num_clusters, dim = message[:3].tolist()
+    centers_KD = torch.zeros(num_clusters, dim, device=device)
+    if found is not None:
+        centers_KD.copy_(found.centers)
+    broadcast(centers_KD)
+    return KMeansResult(message[3:].long(), centers_KD, float('nan'), num_filled)
 
 
 def reset_classifier(head: nn.Module, labeler: nn.Module, runner: Runner) -> None:

@@ -1,7 +1,6 @@
 """Says where the clusters of the confident stage come from, and logs its epochs."""
 
 import torch
-from mmengine.dist import broadcast
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
@@ -43,9 +42,8 @@ class SelfLabelHook(RefitHook):
         """Nothing follows from the labels."""
 
     def after_refit(self, runner: Runner) -> None:
-        """The centers of the main process are the classifier of all."""
+        """The centers are the classifier."""
         (labeler,) = unwrap(runner.model).labelers
-        broadcast(labeler.centers)
         unwrap(runner.model).head.start_from(labeler.centers)
 
     def before_train_epoch(self, runner: Runner) -> None:
