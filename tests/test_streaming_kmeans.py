@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from mmcoke.clustering import assign_stream, kmeans, memory_mapped, stream_kmeans
 from mmcoke.clustering import streaming_kmeans as module
-from mmcoke.clustering.min_size import Repair, rank_within
+from mmcoke.clustering.min_size import Repair, rank_within, similarity_and_margin
 from mmcoke.clustering.row_stream import RowStream
 
 
@@ -77,11 +77,28 @@ def test_given_centers_and_duals_by_hand():
 def repaired(similarity_AK, label, min_size):
     """Labels after a repair, from the similarities themselves: the centers are the axes."""
     label = torch.tensor(label)
-    own = similarity_AK.gather(1, label[:, None])[:, 0]
-    read = similarity_AK.__getitem__
-    moved = Repair(read, torch.eye(similarity_AK.shape[1]), label, own, min_size, 2).run()
-    assert torch.equal(own, similarity_AK.gather(1, label[:, None])[:, 0])
-    return label.tolist(), moved.tolist()
+    own, margin = similarity_and_margin(similarity_AK.clone(), label)
+    num_clusters = similarity_AK.shape[1]
+    repair = Repair(
+        similarity_AK.__getitem__,
+        torch.eye(num_clusters),
+        *(label, own, margin),
+        min_size=min_size,
+        rows_per_chunk=2,
+    )
+    before = label.clone()
+    assert repair.run() == (label != before).sum()
+    expected = similarity_and_margin(similarity_AK.clone(), label)
+    assert all(map(torch.equal, (own, margin), expected))
+    assert repair.need_K.tolist() == [0] * num_clusters
+    assert repair.spare_K.tolist() == (torch.bincount(label) - min_size).tolist()
+    return label.tolist()
+
+
+def test_what_a_cluster_does_not_need_goes_back_by_hand():
+    """Cluster 1 has one too many; of the two that its dual won it gives the one that lost 0.4."""
+    similarity = torch.tensor([[0.9, 0.5], [0.9, 0.8], [0.1, 0.9], [0.9, 0.1]])
+    assert repaired(similarity, [1, 1, 1, 0], 2) == [0, 1, 1, 0]
 
 
 def test_the_repair_moves_those_that_lose_least_by_hand():
@@ -96,18 +113,14 @@ def test_the_repair_moves_those_that_lose_least_by_hand():
             [0.0, 0.0, 0.9],
         ]
     )
-    label, moved = repaired(similarity, [0, 0, 0, 0, 2, 2], 2)
-    assert label == [0, 1, 1, 0, 2, 2]
-    assert moved == [1, 2]
+    assert repaired(similarity, [0, 0, 0, 0, 2, 2], 2) == [0, 1, 1, 0, 2, 2]
 
 
 def test_a_donor_gives_no_more_than_it_has_above_the_bound():
     """Cluster 0 could give all three at 0.1 to 0.2, but keeps two; next is 0.6 from cluster 2."""
     similarity = torch.tensor([[0.9, 0.7, 0.0], [0.9, 0.8, 0.0], [0.9, 0.75, 0.0]] * 2)
     similarity[3:] = torch.tensor([[0.0, 0.2, 0.9], [0.0, 0.1, 0.9], [0.0, 0.3, 0.9]])
-    label, moved = repaired(similarity, [0, 0, 0, 2, 2, 2], 2)
-    assert label == [0, 1, 0, 2, 2, 1]
-    assert moved == [1, 5]
+    assert repaired(similarity, [0, 0, 0, 2, 2, 2], 2) == [0, 1, 0, 2, 2, 1]
 
 
 def test_rank_within_counts_those_before():
