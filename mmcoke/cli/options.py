@@ -8,6 +8,8 @@ from argparse import Action, ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .misspelt import check_keys
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -54,10 +56,16 @@ def merge_options(cfg: Config, options: dict[str, str]) -> None:
     Args:
         cfg: is changed.
         options: texts by dotted key, as they were typed.
+
+    Raises:
+        ValueError: if a key is one of the config, misspelt, or leads through what is no dict.
     """
-    cfg.merge_from_dict(
-        {key: value_of(key, text, present(cfg, key)) for key, text in options.items()}
-    )
+    check_keys(cfg, options)
+    values = {key: value_of(key, text, present(cfg, key)) for key, text in options.items()}
+    try:
+        cfg.merge_from_dict(values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'--cfg-options do not fit the config: {error.args[0]}') from error
     expand_home(cfg._cfg_dict)
 
 
