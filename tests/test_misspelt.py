@@ -85,7 +85,8 @@ PARTS = dict(backbone={}, neck={}, head={})
             "ResNet has no setting 'out_indice'. Did you mean out_indices?",
         ),
         (HOOKS, dict(type='CoKeHook', interval=1), 'CoKeHook has no settings.'),
-        (HOOKS, dict(type='KNNHook', zzz=1), "KNNHook has no setting 'zzz'."),
+        (HOOKS, dict(type='KNNHook'), "KNNHook lacks settings: 'train' and 'test'."),
+        (HOOKS, dict(type='LoggerHook', zzz=1), "LoggerHook has no setting 'zzz'."),
         (
             MODELS,
             dict(type='CoKee'),

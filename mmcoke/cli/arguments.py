@@ -14,7 +14,8 @@ def add_frozen_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data-root',
         type=home,
-        help="folder with train and val, each with a folder per class (the config's data sets)",
+        help='labelled images: a folder per class, or train and val with one each (the data sets '
+        'of the config)',
     )
     add_image_options(parser)
 

@@ -17,7 +17,13 @@ from torch.utils.data import Dataset
 from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.features.backbones import load_frozen, read_config
-from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
+from mmcoke.features.labelled import (
+    ALL,
+    LabelledFeatures,
+    has_splits,
+    labelled_features,
+    split_images,
+)
 from mmcoke.reporting.results import table_of, write_results
 
 from .ending import one_line_errors
@@ -45,10 +51,13 @@ def extract_splits(
 
     Args:
         args, cfg: of the tool.
-        splits: some of ``train`` and ``val``.
+        splits: some of ``train`` and ``val``; of a ``--data-root`` without them all images, as
+            ``all``.
         device: of the network.
         check: refuses data sets before anything is extracted.
     """
+    if args.data_root is not None and not has_splits(args.data_root):
+        splits = (ALL,)
     network = load_frozen(cfg, args.checkpoint)
     options = dict(data_root=args.data_root, size=args.size)
     datasets = {split: split_images(cfg, network, split, **options) for split in splits}

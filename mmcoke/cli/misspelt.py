@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 UNEXPECTED = re.compile(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'")
 NO_ARGUMENTS = re.compile(r'(\w+)\(\) takes no arguments')
+MISSING = re.compile(r'(\w+)\.__init__\(\) missing \d+ required [\w-]+ arguments?: (.*)')
 UNREGISTERED = re.compile(r'(\S+) is not in the (.+?) registry\.')
 ALIKE = 0.8
 """From which ratio on a new setting is taken for another one, misspelt."""
@@ -111,6 +112,8 @@ def explain_misspelt(error: Exception) -> str | None:
         return f'{owner} has no setting {setting!r}.{did_you_mean(setting, known)}'
     if isinstance(error, TypeError) and (found := NO_ARGUMENTS.fullmatch(str(error))):
         return f'{found[1]} has no settings.'
+    if isinstance(error, TypeError) and (found := MISSING.fullmatch(str(error))):
+        return f'{found[1]} lacks settings: {found[2]}.'
     if isinstance(error, KeyError) and (found := UNREGISTERED.match(str(error.args[0]))):
         hint = did_you_mean(found[1], registered_names(found[2].rpartition('::')[2]))
         return f'There is no type {found[1]!r} in the {found[2]} registry.{hint}'
