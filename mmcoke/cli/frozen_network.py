@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.features.backbones import load_frozen, read_config
+from mmcoke.features.extractor import locate as locate_model
 from mmcoke.features.labelled import (
     ALL,
     LabelledFeatures,
@@ -26,18 +27,28 @@ from mmcoke.features.labelled import (
 )
 from mmcoke.reporting.results import table_of, write_results
 
-from .ending import one_line_errors
+from .ending import WrongArgumentsError, one_line_errors
 from .options import home, merge_options
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's choices; checkpoint and ``args.out`` become paths."""
-    args.checkpoint = zoo.local_file(home(args.checkpoint))
+    locate(args)
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     folder = Path(default_work_dir(args.config)) / 'benchmarks' / args.checkpoint.stem
     args.out = Path(home(args.out) if args.out else folder)
     return cfg
+
+
+def locate(args: argparse.Namespace) -> None:
+    """Make ``args.config`` and ``args.checkpoint`` paths, also of a model of the zoo."""
+    if args.checkpoint is None:
+        if str(args.config).endswith('.py'):
+            raise WrongArgumentsError('a config needs a checkpoint: CONFIG CHECKPOINT')
+        args.config, args.checkpoint = locate_model(args.config, None)
+    args.config = home(str(args.config))
+    args.checkpoint = zoo.local_file(home(str(args.checkpoint)))
 
 
 def extract_splits(
