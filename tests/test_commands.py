@@ -172,6 +172,15 @@ def test_a_reader_that_has_enough_ends_a_command_quietly():
     assert (run.returncode, run.stderr) == (141, b'')
 
 
+def test_a_terminal_sees_a_line_at_once_and_a_file_none(monkeypatch, capsys):
+    seen = []
+    args = Namespace(run=lambda args: seen.append(capsys.readouterr().err))
+    cli.run(args)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    cli.run(args)
+    assert seen == ['', 'loading ...\r']
+
+
 def test_a_tool_is_its_command(monkeypatch, capsys):
     seen = []
     command = SimpleNamespace(

@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmcoke.messages import shown
+
 from .misspelt import explain_misspelt
 
 INTERRUPTED = 'Interrupted. Give the same command again to go on.'
@@ -37,6 +39,7 @@ def one_line_errors(args: Namespace) -> Iterator[None]:
         text = None if 'debug' in args else explain(error, args)
         if text is None:
             raise
+        text = shown(text)  # names of files that are not UTF-8, too
         if isinstance(error, WrongArgumentsError):
             print(f'error: {text}', file=sys.stderr)
             raise SystemExit(2) from error

@@ -53,6 +53,8 @@ def run(args: Namespace) -> None:
     # Names of files need not be UTF-8; that must not end a command when it prints one.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
+    if sys.stderr.isatty():
+        print('loading ...', end='\r', file=sys.stderr, flush=True)  # torch alone takes seconds
     with one_line_errors(args):
         args.run(args)
         sys.stdout.flush()  # here, where an error can be told

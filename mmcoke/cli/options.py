@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from argparse import Action, ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .misspelt import check_keys
@@ -128,5 +128,5 @@ def expand_home(settings: Any) -> None:
 
 
 def home(path: str) -> str:
-    """A path with a leading ``~`` as the home folder; others to the letter."""
-    return str(Path(path).expanduser()) if path.startswith('~') else path
+    """A path with a leading ``~`` as the home folder; others, ``~photos`` too, to the letter."""
+    return os.path.expanduser(path)

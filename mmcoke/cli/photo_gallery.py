@@ -14,6 +14,7 @@ from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.features.extractor import image_files
 from mmcoke.features.unreadable import UNREADABLE, write_notes
+from mmcoke.messages import shown
 from mmcoke.reporting.gallery import write_gallery
 
 
@@ -49,7 +50,7 @@ def make_gallery(args: argparse.Namespace) -> None:
         label,
         similarity,
         title=f'{len(photos)} photos in {args.num_clusters} clusters',
-        summary=f'By {args.name or Path(args.checkpoint).name}. The most typical photos first.',
+        summary=f'By {shown(args.name or Path(args.checkpoint).name)}. The most typical photos first.',
         num_shown=args.num_shown,
         progress=partial(track, description='Thumbnails'),
     )
