@@ -149,7 +149,7 @@ PRINTING = """
 import os, sys
 from argparse import Namespace
 from mmcoke.cli.main import run
-run(Namespace(run=lambda args: print(os.fsdecode(b'caf\\xe9'))))
+run(lambda args: print(os.fsdecode(b'caf\\xe9')), Namespace())
 """
 
 
@@ -174,10 +174,13 @@ def test_a_reader_that_has_enough_ends_a_command_quietly():
 
 def test_a_terminal_sees_a_line_at_once_and_a_file_none(monkeypatch, capsys):
     seen = []
-    args = Namespace(run=lambda args: seen.append(capsys.readouterr().err))
-    cli.run(args)
+
+    def work(args):
+        seen.append(capsys.readouterr().err)
+
+    cli.run(work, Namespace())
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
-    cli.run(args)
+    cli.run(work, Namespace())
     assert seen == ['', 'loading ...\r']
 
 
