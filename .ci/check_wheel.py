@@ -1,6 +1,7 @@
 """Checks the installed wheel against the checkout, whose tracked files come on standard input."""
 
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import mmcoke
@@ -17,3 +18,7 @@ for name in ('configs', 'tools', 'model-index.yml'):
 for name in sys.stdin.read().splitlines():
     installed = name if name.startswith('mmcoke/') else f'mmcoke/.mim/{name}'
     assert (package.parent / installed).is_file(), f'{installed} is not in the wheel'
+
+(script,) = distribution('mmcoke').entry_points
+assert (script.name, script.value) == ('mmcoke', 'mmcoke.cli.main:main'), script
+assert callable(script.load())
