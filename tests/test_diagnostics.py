@@ -9,6 +9,7 @@ from mmcoke.clustering import OnlineConstrainedKMeans
 from mmcoke.clustering.diagnostics import (
     dual_statistics,
     floats,
+    pair_counts,
     similarities,
     size_statistics,
     spread,
@@ -83,3 +84,8 @@ def test_integers_of_the_label_tables_are_taken():
     x, centers = torch.eye(3), torch.eye(3)
     label = torch.tensor([0, 1, 2], dtype=torch.int8)
     assert floats(similarities(x, label, centers)) == dict(similarity=1, margin=1)
+
+
+def test_pairs_of_labels_by_hand():
+    first, second = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([2, 0, 0, 2, 1], dtype=torch.int8)
+    assert pair_counts(first, second, 2, 4).tolist() == [[0, 0, 2, 0], [2, 1, 0, 0]]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from .precision import unit_rows
 from .pseudo_labels import UNASSIGNED
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -103,10 +103,10 @@ def similarities(x_ND: Tensor, label_N: Tensor, centers_KD: Tensor) -> dict[str,
         if no sample has a label.
     """
     labelled = label_N != UNASSIGNED
-    x_ND, label_N1 = unit_rows(x_ND[labelled]), label_N[labelled, None].long()
+    x_ND, label_N1 = x_ND[labelled].float(), label_N[labelled, None].long()
     if not len(x_ND):
         return {}
-    similarity_NK = x_ND @ unit_rows(centers_KD).T
+    similarity_NK = normalize(x_ND, dim=1) @ normalize(centers_KD.float(), dim=1).T
     own_N1 = similarity_NK.gather(1, label_N1)
     found = dict(similarity=own_N1.mean())
     if len(centers_KD) > 1:
@@ -128,9 +128,13 @@ def spread(x_ND: Tensor) -> dict[str, Tensor]:
         everywhere (Chen and He, CVPR 2021); ``effective_rank``, the exponential of the entropy of
         the singular values of the centred unit features (Roy and Vetterli, 2007).
     """
-    x_ND = unit_rows(x_ND)
-    std_D = x_ND.std(0, correction=0)
-    value_R = torch.linalg.svdvals(x_ND - x_ND.mean(0)).double()
+    x_ND = normalize(x_ND.float(), dim=1)
+    x_ND = x_ND - x_ND.mean(0)
+    std_D = x_ND.square().mean(0).sqrt()
+    x_DN = x_ND.T if x_ND.shape[0] > x_ND.shape[1] else x_ND
+    # Squares of the singular values, in float64, where those that are 0 come out small enough.
+    square_R = torch.linalg.eigvalsh(x_DN.double() @ x_DN.double().T)
+    value_R = square_R.clamp(min=0).sqrt()
     share_R = value_R / value_R.sum().clamp(min=torch.finfo(torch.float32).tiny)
     entropy = -torch.special.xlogy(share_R, share_R).sum()
     return dict(
@@ -138,3 +142,15 @@ def spread(x_ND: Tensor) -> dict[str, Tensor]:
         # Features that do not differ span nothing.
         effective_rank=torch.where(value_R.sum() > 1e-6, entropy.exp(), 0.0),
     )
+
+
+@torch.no_grad()
+def pair_counts(first_A: Tensor, second_A: Tensor, num_first: int, num_second: int) -> Tensor:
+    """How many samples have each pair of labels, int64 (``num_first``, ``num_second``).
+
+    Args:
+        first_A, second_A: labels from 0 on, integers (A,).
+    """
+    pair_A = first_A.long() * num_second + second_A.long()
+    counts = torch.bincount(pair_A, minlength=num_first * num_second)
+    return counts.view(num_first, num_second)

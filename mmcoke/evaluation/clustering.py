@@ -29,9 +29,13 @@ def clustering_scores(label: ArrayLike, target: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the lengths differ, there are no samples, or the labels are no integers.
     """
+    return scores_of(contingency(target, label))
+
+
+def scores_of(counts: csr_array) -> dict[str, float]:
+    """:func:`clustering_scores`, from how many samples have each pair of class and cluster."""
     from scipy.optimize import linear_sum_assignment
 
-    counts = contingency(target, label)
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].toarray()
     matched = used[linear_sum_assignment(used, maximize=True)].sum()
     return dict(
@@ -85,12 +89,15 @@ def numbered(labels: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 def mutual_information(counts: csr_array) -> float:
     """Normalized mutual information of a contingency table, from 0 to 1; 1 for one cluster each."""
-    from sklearn.metrics import mutual_info_score
-
-    entropies = [entropy(counts.sum(axis)) for axis in (1, 0)]
     if counts.nnz == 1:
         return 1.0
-    shared = mutual_info_score(None, None, contingency=counts)
+    pairs = counts.tocoo()
+    of_row, of_column = counts.sum(1), counts.sum(0)
+    entropies, number = [entropy(of_row), entropy(of_column)], pairs.data.astype(float)
+    # Logarithms apart: the product of two sizes could leave the integers.
+    log_ratio = np.log(number) + np.log(number.sum())
+    log_ratio -= np.log(of_row[pairs.row]) + np.log(of_column[pairs.col])
+    shared = np.sum(number * log_ratio) / number.sum()
     return float(shared / np.mean(entropies)) if shared > np.finfo(float).eps else 0.0
 
 
