@@ -82,6 +82,7 @@ setup(
     ],
     packages=find_packages(include=['mmcoke', 'mmcoke.*']),
     package_data={'mmcoke.reporting': ['templates/*.html'], 'mmcoke.zoo': ['weights/*.pth']},
+    entry_points={'console_scripts': ['mmcoke = mmcoke.cli.main:main']},
     python_requires='>=3.10',
     install_requires=read_requirements('base'),
     extras_require={name: read_requirements(name) for name in EXTRAS},

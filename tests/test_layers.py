@@ -52,6 +52,7 @@ ROOMS = {
     'cli': {
         *FLOOR,
         'clustering',
+        'weights',
         'datasets',
         'zoo',
         'features',

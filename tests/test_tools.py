@@ -1,12 +1,13 @@
 """Every program of tools/: it parses its arguments before it imports what takes seconds."""
 
-import runpy
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
+from mmcoke.cli.commands import check, features
+from mmcoke.cli.commands.evaluate import voc_svm
 from mmcoke.datasets.check import CHECKS
 from mmcoke.evaluation.svm import SHOTS
 from mmcoke.features.store import FEATURES
@@ -75,11 +76,7 @@ def test_values_that_cannot_be_are_told_before_as_well(tool, arguments, message)
 
 
 def test_what_may_be_typed_is_what_there_is():
-    """The tools hold these names themselves, because they must not import their owners."""
-
-    def names(tool, name):
-        return runpy.run_path(str(ROOT / 'tools' / tool))[name]
-
-    assert names('check_data.py', 'NAMES') == tuple(CHECKS)
-    assert names('extract_features.py', 'FEATURES') == tuple(FEATURES)
-    assert names('benchmarks/voc_svm.py', 'SHOTS') == SHOTS
+    """The commands hold these names themselves, because they must not import their owners."""
+    assert tuple(CHECKS) == check.NAMES
+    assert tuple(FEATURES) == features.FEATURES
+    assert voc_svm.SHOTS == SHOTS

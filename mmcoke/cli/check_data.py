@@ -1,7 +1,6 @@
 """Whether a data set is there, complete and readable: tools/check_data.py."""
 
 import argparse
-import sys
 from functools import partial
 
 from rich.console import Console
@@ -14,17 +13,13 @@ from mmcoke.messages import shown
 
 def main(args: argparse.Namespace) -> None:
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        report = check_data(
-            args.name,
-            args.root,
-            decode=not args.quick,
-            num_workers=args.workers,
-            progress=partial(track, description='Decoding', console=console),
-        )
-    except KeyboardInterrupt:
-        print('\nInterrupted. Give the same command again to go on.', file=sys.stderr)
-        raise SystemExit(130) from None
+    report = check_data(
+        args.name,
+        args.root,
+        decode=not args.quick,
+        num_workers=args.workers,
+        progress=partial(track, description='Decoding', console=console),
+    )
     show(report, console)
     raise SystemExit(bool(report.problems))
 

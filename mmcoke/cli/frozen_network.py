@@ -1,7 +1,6 @@
 """What the tools on frozen networks have in common: features, results, and how they end."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import Dataset
 
 from mmcoke import zoo
-from mmcoke.datasets import UnreadableImageError
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
 from mmcoke.reporting.results import table_of, write_results
 
+from .ending import one_line_errors
 from .options import home, merge_options
 
 
@@ -87,15 +86,9 @@ def report(args: argparse.Namespace, name: str, rows: list[dict], protocol: str)
 
 @record
 def run(tool: Callable[[argparse.Namespace, torch.device], None], args: argparse.Namespace) -> None:
-    """Run in this process, as one of many if there are more; errors of users are one line."""
-    try:
-        with joined_processes(args.launcher) as device:
-            tool(args, device)
-    except UnreadableImageError as error:
-        remedy = ' To leave them out, add --skip-unreadable.' if 'skip_unreadable' in args else ''
-        raise SystemExit(f'error: {error}{remedy}') from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
-    except KeyboardInterrupt:
-        print('\nInterrupted. Give the same command again to go on.', file=sys.stderr)
-        raise SystemExit(130) from None
+    """Run in this process, as one of many if there are more; errors of users are one line.
+
+    Here and not only where the command ends: torchrun's ``record`` reports what is not SystemExit.
+    """
+    with one_line_errors(args), joined_processes(args.launcher) as device:
+        tool(args, device)

@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 import mmcoke
 from mmcoke.clustering import kmeans
 from mmcoke.clustering.pseudo_labels import check_num_clusters
-from mmcoke.datasets import UnreadableImageError
 from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.features.extractor import image_files
 from mmcoke.features.unreadable import UNREADABLE, write_notes
@@ -19,13 +18,8 @@ from mmcoke.reporting.gallery import write_gallery
 
 
 def main(args: argparse.Namespace) -> None:
-    try:
-        check(args)
-        make_gallery(args)
-    except UnreadableImageError as error:
-        raise SystemExit(f'error: {error} Here that is --skip-unreadable.') from error
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
+    check(args)
+    make_gallery(args)
 
 
 def make_gallery(args: argparse.Namespace) -> None:

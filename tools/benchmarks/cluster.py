@@ -7,28 +7,8 @@ a checkpoint of mmcoke holds are those of its training images, so these are need
 DATA_ROOT/train, or where the config says.
 """
 
-import argparse
-
-from mmcoke.cli.arguments import frozen_parser, parse
-
-
-def parse_args() -> argparse.Namespace:
-    parser = frozen_parser(__doc__)
-    parser.add_argument(
-        '--split', choices=['train', 'val'], default='val', help='images for k-means (%(default)s)'
-    )
-    parser.add_argument(
-        '--restarts', type=int, default=5, help='runs of k-means; the best one counts (%(default)s)'
-    )
-    return parse(parser)
-
-
-def main() -> None:
-    args = parse_args()
-    from mmcoke.cli import cluster
-
-    cluster.main(args)
-
+from mmcoke.cli.commands.evaluate import cluster
+from mmcoke.cli.main import run_tool
 
 if __name__ == '__main__':
-    main()
+    run_tool(cluster, __doc__)

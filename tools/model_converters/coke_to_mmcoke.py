@@ -4,27 +4,8 @@ Takes the files of one view, of two views and of multi-crop. Weights are there i
 duals and labels where the file has them. The optimizer is left out: train on with ``load_from``.
 """
 
-import argparse
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('src', help='published checkpoint, .pth.tar')
-    parser.add_argument('dst', help='mmcoke checkpoint to write, .pth')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    from mmcoke.weights.coke import coke_to_mmcoke
-
-    try:
-        print(coke_to_mmcoke(args.src, args.dst))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
-
+from mmcoke.cli.commands.export import mmcoke
+from mmcoke.cli.main import run_tool
 
 if __name__ == '__main__':
-    main()
+    run_tool(mmcoke, __doc__)

@@ -5,40 +5,8 @@ to resize. Before it gets its name, onnxruntime runs it, and its features are co
 PyTorch.
 """
 
-import argparse
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('config', help='config file that describes the network')
-    parser.add_argument(
-        'checkpoint', help="of mmcoke, mmpretrain, mmselfsup or torchvision's names"
-    )
-    parser.add_argument('out', help='file to write, .onnx')
-    parser.add_argument(
-        '--size', type=int, help='side of the images (224; for data in memory as in the config)'
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    from mmcoke.features.extractor import FeatureExtractor
-    from mmcoke.features.onnx_export import export_onnx
-
-    try:
-        extractor = FeatureExtractor(
-            args.config, args.checkpoint, size=args.size, device='cpu', progress=False
-        )
-        largest = export_onnx(extractor, args.out)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
-    print(
-        f'Wrote {args.out}. Largest difference from PyTorch: {largest:.1e} of the largest feature.'
-    )
-
+from mmcoke.cli.commands.export import onnx
+from mmcoke.cli.main import run_tool
 
 if __name__ == '__main__':
-    main()
+    run_tool(onnx, __doc__)

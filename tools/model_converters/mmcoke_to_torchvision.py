@@ -4,45 +4,8 @@ Both name the weights of a ResNet alike, so the files are the same; ``--timm`` s
 them.
 """
 
-import argparse
-
-LOAD_TORCHVISION = """\
-model = torchvision.models.resnet{depth}()
-model.fc = torch.nn.Identity()
-model.load_state_dict({read}({dst!r}))"""
-LOAD_TIMM = "timm.create_model('resnet{depth}', num_classes=0, checkpoint_path={dst!r})"
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('src', help='checkpoint of any mmcoke or mmpretrain algorithm, .pth')
-    parser.add_argument('dst', help='state dict to write, .pth or .safetensors')
-    parser.add_argument('--timm', action='store_true', help='show how timm loads it')
-    parser.add_argument(
-        '--safetensors',
-        action='store_true',
-        help='write that format, as also for a DST that ends in .safetensors',
-    )
-    args = parser.parse_args()
-    args.safetensors |= args.dst.endswith('.safetensors')
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    from mmcoke.weights.torchvision import export_backbone
-
-    try:
-        depth = export_backbone(args.src, args.dst, safetensors=args.safetensors)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
-    load = LOAD_TIMM if args.timm else LOAD_TORCHVISION
-    read = 'safetensors.torch.load_file' if args.safetensors else 'torch.load'
-    print(f'ResNet-{depth}. Wrote {args.dst}; to load it:')
-    print(load.format(depth=depth, dst=args.dst, read=read))
-
+from mmcoke.cli.commands.export import torchvision
+from mmcoke.cli.main import run_tool
 
 if __name__ == '__main__':
-    main()
+    run_tool(torchvision, __doc__)

@@ -1,0 +1,12 @@
+"""What frozen features are worth: figures on labelled images."""
+
+import argparse
+
+from mmcoke.cli.parser import add_commands
+
+HELP = 'what features are worth: knn, cluster, voc-svm'
+COMMANDS = ('knn', 'cluster', 'voc-svm')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_commands(parser, __name__, COMMANDS)
