@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from mmcoke.clustering import OnlineConstrainedKMeans
 from mmcoke.clustering.diagnostics import (
+    agreement,
     dual_statistics,
     floats,
     pair_counts,
@@ -87,5 +89,30 @@ def test_integers_of_the_label_tables_are_taken():
 
 
 def test_pairs_of_labels_by_hand():
-    first, second = torch.tensor([0, 1, 1, 0, 1]), torch.tensor([2, 0, 0, 2, 1], dtype=torch.int8)
+    first = torch.tensor([0, 1, 1, 0, 1, -1, 0])
+    second = torch.tensor([2, 0, 0, 2, 1, 2, -1], dtype=torch.int8)
     assert pair_counts(first, second, 2, 4).tolist() == [[0, 0, 2, 0], [2, 1, 0, 0]]
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_agreement_is_scikit_learn_s(seed):
+    generator = torch.Generator().manual_seed(seed)
+    num_first, num_second, number = (int(x) for x in torch.randint(1, 9, (3,), generator=generator))
+    first = torch.randint(0, num_first, (5 * number,), generator=generator)
+    second = torch.randint(0, num_second, (5 * number,), generator=generator)
+    if seed % 2:
+        second = torch.where(torch.rand(len(first), generator=generator) < 0.8, first, second)
+        num_second = max(num_first, num_second)
+    found = floats(agreement(pair_counts(first, second, num_first, num_second)))
+    assert found['nmi'] == pytest.approx(normalized_mutual_info_score(first, second), abs=1e-12)
+    assert found['ari'] == pytest.approx(adjusted_rand_score(first, second), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'),
+    [([0, 0, 0], [0, 0, 0]), ([0, 1, 2], [2, 0, 1]), ([0, 0, 0], [0, 1, 2]), ([0], [0])],
+)
+def test_agreement_at_the_ends(first, second):
+    found = floats(agreement(pair_counts(torch.tensor(first), torch.tensor(second), 3, 3)))
+    assert found['nmi'] == pytest.approx(normalized_mutual_info_score(first, second))
+    assert found['ari'] == pytest.approx(adjusted_rand_score(first, second))

@@ -149,8 +149,40 @@ def pair_counts(first_A: Tensor, second_A: Tensor, num_first: int, num_second: i
     """How many samples have each pair of labels, int64 (``num_first``, ``num_second``).
 
     Args:
-        first_A, second_A: labels from 0 on, integers (A,).
+        first_A, second_A: integers (A,); samples without one or the other do not count.
     """
-    pair_A = first_A.long() * num_second + second_A.long()
-    counts = torch.bincount(pair_A, minlength=num_first * num_second)
-    return counts.view(num_first, num_second)
+    # Rows and columns in front for UNASSIGNED: no boolean mask, no wait for a size.
+    pair_A = (first_A.long() + 1) * (num_second + 1) + (second_A.long() + 1)
+    counts = torch.bincount(pair_A, minlength=(num_first + 1) * (num_second + 1))
+    return counts.view(num_first + 1, num_second + 1)[1:, 1:]
+
+
+@torch.no_grad()
+def agreement(count_KL: Tensor) -> dict[str, Tensor]:
+    """How well two labelings agree.
+
+    Args:
+        count_KL: of :func:`pair_counts`; not all 0.
+
+    Returns:
+        ``nmi``, normalized mutual information (arithmetic mean), 1 if both have one cluster;
+        ``ari``, adjusted Rand index. As scikit-learn's.
+    """
+    count_KL = count_KL.double()
+    total, of_first, of_second = count_KL.sum(), count_KL.sum(1), count_KL.sum(0)
+
+    def entropy(count: Tensor) -> Tensor:  # in nats
+        return total.log() - torch.special.xlogy(count, count).sum() / total
+
+    alone = (entropy(of_first) + entropy(of_second)) / 2
+    shared = 2 * alone - entropy(count_KL)
+    eps = torch.finfo(torch.float64).eps
+    nmi = torch.where(shared > 4 * eps, shared / alone, 0.0)
+    together, same_first, same_second = (
+        (count * (count - 1)).sum() / 2 for count in (count_KL, of_first, of_second)
+    )
+    chance = same_first * same_second / (total * (total - 1) / 2).clamp(min=1)
+    most = (same_first + same_second) / 2
+    # Where nothing could differ, it agrees: one cluster each, or one sample in each.
+    ari = torch.where(most > chance, (together - chance) / (most - chance), 1.0)
+    return dict(nmi=torch.where(alone > 4 * eps, nmi, 1.0), ari=ari)

@@ -29,20 +29,24 @@ def clustering_scores(label: ArrayLike, target: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the lengths differ, there are no samples, or the labels are no integers.
     """
-    return scores_of(contingency(target, label))
-
-
-def scores_of(counts: csr_array) -> dict[str, float]:
-    """:func:`clustering_scores`, from how many samples have each pair of class and cluster."""
-    from scipy.optimize import linear_sum_assignment
-
+    counts = contingency(target, label)
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].toarray()
-    matched = used[linear_sum_assignment(used, maximize=True)].sum()
     return dict(
-        acc=float(matched / used.sum()),
+        acc=matched_share(used),
         nmi=mutual_information(counts),
         ari=adjusted_rand(counts),
     )
+
+
+def matched_share(counts: np.ndarray) -> float:
+    """Share of samples whose cluster is matched to their class, one to one, as well as can be.
+
+    Args:
+        counts: samples with each pair of class and cluster.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 
 
 def contingency(target: ArrayLike, label: ArrayLike) -> csr_array:
@@ -89,15 +93,12 @@ def numbered(labels: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 def mutual_information(counts: csr_array) -> float:
     """Normalized mutual information of a contingency table, from 0 to 1; 1 for one cluster each."""
+    from sklearn.metrics import mutual_info_score
+
+    entropies = [entropy(counts.sum(axis)) for axis in (1, 0)]
     if counts.nnz == 1:
         return 1.0
-    pairs = counts.tocoo()
-    of_row, of_column = counts.sum(1), counts.sum(0)
-    entropies, number = [entropy(of_row), entropy(of_column)], pairs.data.astype(float)
-    # Logarithms apart: the product of two sizes could leave the integers.
-    log_ratio = np.log(number) + np.log(number.sum())
-    log_ratio -= np.log(of_row[pairs.row]) + np.log(of_column[pairs.col])
-    shared = np.sum(number * log_ratio) / number.sum()
+    shared = mutual_info_score(None, None, contingency=counts)
     return float(shared / np.mean(entropies)) if shared > np.finfo(float).eps else 0.0
 
 

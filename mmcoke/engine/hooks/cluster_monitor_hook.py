@@ -1,11 +1,9 @@
 """Says when a clustering is looked at, and where the numbers go."""
 
-from __future__ import annotations
-
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mmcoke.clustering import UNASSIGNED
 from mmcoke.clustering.diagnostics import (
+    agreement,
     dual_statistics,
     floats,
     pair_counts,
@@ -27,15 +26,17 @@ from mmcoke.clustering.diagnostics import (
 from mmcoke.datasets.wrappers import without_repetition
 from mmcoke.engine.loops import taken_up
 from mmcoke.engine.model_wrappers import unwrap
-from mmcoke.evaluation.clustering import contingency, mutual_information, scores_of
+from mmcoke.evaluation.clustering import (
+    clustering_scores,
+    contingency,
+    matched_share,
+    mutual_information,
+)
 from mmcoke.evaluation.clusterings import clusters_in
 from mmcoke.files import write_text
 from mmcoke.registry import HOOKS
 
 from .coke_hook import curve_names
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 STATS = 'cluster_stats.jsonl'
 """In the work dir: a line per epoch and clustering, as JSON."""
@@ -111,10 +112,11 @@ class ClusterMonitorHook(Hook):
                 # Of nested clusterings, the first dimensions.
                 own = x_ND[:, : centers_KD.shape[1]], after[h][idx_N], centers_KD
                 found |= similarities(*own)
-            numbers = floats(found) | movement(self._before[h], after[h])
+            num_clusters = len(labeler.sizes())
+            numbers = floats(found) | movement(self._before[h], after[h], num_clusters)
             numbers |= self.class_scores(dataset, after[h])
             lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers)
-            say(runner, name, len(labeler.sizes()), numbers)
+            say(runner, name, num_clusters, numbers)
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)
 
@@ -124,8 +126,7 @@ class ClusterMonitorHook(Hook):
             self._classes = true_classes(dataset).to(label_A.device)
         if len(self._classes) != len(label_A):
             return {}
-        counts = common_counts(self._classes, label_A)
-        scores = scores_of(counts) if counts.nnz else {}
+        scores = class_scores(self._classes, label_A)
         return {f'class_{name}': score for name, score in scores.items()}
 
 
@@ -186,32 +187,40 @@ def true_classes(dataset: Dataset) -> Tensor:
     return torch.tensor([int(np.ravel(record.get('gt_label', -1))[0]) for record in records])
 
 
-def movement(before_A: Tensor, after_A: Tensor) -> dict[str, float]:
-    """How labels differ from those of the epoch before, of the images that had one."""
-    counts = common_counts(before_A, after_A)
-    if not counts.nnz:
-        return {}
-    had = (before_A != UNASSIGNED) & (after_A != UNASSIGNED)
-    changed = (before_A != after_A)[had].double().mean().item()
-    return dict(changed=changed, nmi=mutual_information(counts))
-
-
 MAX_PAIRS = 1 << 22
-"""Pairs of labels that are counted on the device, one number each."""
+"""Pairs of labels that are counted on the device, one number each; of more, those that occur."""
 
 
-def common_counts(first_A: Tensor, second_A: Tensor) -> csr_array:
-    """How many images have each pair of labels, of those that have both."""
-    from scipy.sparse import csr_array
+def movement(before_A: Tensor, after_A: Tensor, num_clusters: int) -> dict[str, float]:
+    """How labels differ from those of the epoch before, of the images that had one."""
+    if num_clusters**2 <= MAX_PAIRS:
+        count_KK = pair_counts(before_A, after_A, num_clusters, num_clusters)
+        same = count_KK.trace() / count_KK.sum()
+        found = floats(dict(changed=1 - same, nmi=agreement(count_KK)['nmi']))
+        return {} if math.isnan(found['changed']) else found  # 0 / 0: no image had one
+    before, after = both(before_A, after_A)
+    if not len(after):
+        return {}
+    changed = float((before != after).mean())
+    return dict(changed=changed, nmi=mutual_information(contingency(before, after)))
 
-    both = (first_A != UNASSIGNED) & (second_A != UNASSIGNED)
-    first, second = first_A[both].long(), second_A[both].long()
-    if not len(first):
-        return csr_array((1, 1))
-    shape = [int(x.max()) + 1 for x in (first, second)]
-    if shape[0] * shape[1] > MAX_PAIRS:
-        return contingency(first.cpu().numpy(), second.cpu().numpy())
-    return csr_array(pair_counts(first, second, *shape).cpu().numpy())
+
+def class_scores(class_A: Tensor, label_A: Tensor) -> dict[str, float]:
+    """As :func:`~mmcoke.evaluation.clustering_scores`, of the images that have both."""
+    num_classes, num_clusters = (int(x.max()) + 1 for x in (class_A, label_A))
+    if num_classes * num_clusters > MAX_PAIRS:
+        classes, label = both(class_A, label_A)
+        return clustering_scores(label, classes)
+    count_CK = pair_counts(class_A, label_A, num_classes, num_clusters)
+    if not num_clusters or not count_CK.any():
+        return {}
+    return dict(acc=matched_share(count_CK.cpu().numpy())) | floats(agreement(count_CK))
+
+
+def both(first_A: Tensor, second_A: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of the images that have both."""
+    has_both = (first_A != UNASSIGNED) & (second_A != UNASSIGNED)
+    return first_A[has_both].cpu().numpy(), second_A[has_both].cpu().numpy()
 
 
 # ---- where it goes
