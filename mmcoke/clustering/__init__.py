@@ -11,10 +11,12 @@ from .kmeans import KMeansResult, kmeans, pca_whiten
 from .odc import ODCLabeler
 from .online_kmeans import OnlineConstrainedKMeans
 from .pseudo_labels import UNASSIGNED, AveragedPseudoLabels, PseudoLabels
+from .row_stream import memory_mapped
 from .secu import SeCuLabeler
 from .sela import SeLaLabeler
 from .self_label import SelfLabeler, agreement, confident, nearest_neighbors
 from .sinkhorn import sinkhorn
+from .streaming_kmeans import StreamResult, assign_stream, stream_kmeans
 from .swav import SwAVLabeler
 
 __all__ = [
@@ -31,12 +33,16 @@ __all__ = [
     'SeCuLabeler',
     'SeLaLabeler',
     'SelfLabeler',
+    'StreamResult',
     'SwAVLabeler',
     'agreement',
+    'assign_stream',
     'cluster_weight',
     'confident',
     'kmeans',
+    'memory_mapped',
     'nearest_neighbors',
     'pca_whiten',
     'sinkhorn',
+    'stream_kmeans',
 ]

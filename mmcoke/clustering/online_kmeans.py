@@ -282,11 +282,18 @@ def mean_step(
 ) -> None:
     """One step of the running means, in place; of clusters that were hit alone.
 
-    Computed is a row per sample and head, not per cluster: shapes stay the same, and in a batch
-    there are usually fewer samples than clusters. Samples of one cluster write the same values.
+    Computed is a row per cluster, or per sample and head, where those are fewer: shapes stay the
+    same. Samples of one cluster write the same values.
     """
     place, x_RD = place_HN.flatten(), x_ND.repeat(len(place_HN), 1)
     sum_CD = sum_rows(x_RD, place, len(running_CD))
+    if len(running_CD) <= len(place):
+        count_C1, size_C1 = (x[:, None].to(x_ND.dtype) for x in (count_C, size_C))
+        sum_CD.addcmul_(count_C1, running_CD).div_((count_C1 + size_C1).clamp_(min=1))
+        mean_CD = normalize(sum_CD, dim=1) if unit else sum_CD
+        torch.where(size_C1 > 0, mean_CD, running_CD, out=running_CD)
+        count_C += size_C
+        return
     count_R1, size_R1 = (x[place][:, None].to(x_ND.dtype) for x in (count_C, size_C))
     mean_RD = (count_R1 * running_CD[place]).add_(sum_CD[place]).div_(count_R1 + size_R1)
     running_CD[place] = normalize(mean_RD, dim=1) if unit else mean_RD

@@ -45,6 +45,11 @@ def unit_rows(x_ND: Tensor) -> Tensor:
     """Rows divided by their length, float32 (N, D), whatever their size; rows of 0 stay."""
     if x_ND.dtype != torch.float64:
         x_ND = x_ND.float()
+    if x_ND.device.type == 'cpu' and x_ND.numel():
+        norm_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
+        low, high = norm_N1.aminmax()
+        if low >= 2.0**-30 and high <= 2.0**40:  # what is below comes to the same, in more time
+            return (x_ND / norm_N1).float()
     if x_ND.numel():
         # By powers of 2, so that rows of usual size come out as if they had not been scaled; in
         # two steps, because one factor could lie outside float32.
