@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from difflib import get_close_matches
 from os import PathLike
 
 
@@ -10,6 +11,18 @@ def some(names: Iterable[str]) -> str:
     names = [shown(str(name)) for name in names]
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''
     return (', '.join(names[:3]) or 'nothing') + more
+
+
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A question that names the nearest of the known words, to follow a sentence; '' if none is.
+
+    Args:
+        word: that is not known.
+        known: words.
+        cutoff: how alike two words must be, 0 ... 1, as difflib measures it.
+    """
+    near = get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f' Did you mean {shown(near[0])}?' if near else ''
 
 
 def describe(error: Exception) -> str:

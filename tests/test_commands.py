@@ -149,7 +149,7 @@ PRINTING = """
 import os, sys
 from argparse import Namespace
 from mmcoke.cli.main import run
-run(Namespace(run=lambda args: print(os.fsdecode(b'caf\\xe9'))))
+run(lambda args: print(os.fsdecode(b'caf\\xe9')), Namespace())
 """
 
 
@@ -170,6 +170,18 @@ def test_a_reader_that_has_enough_ends_a_command_quietly():
     with os.fdopen(writing, 'wb') as pipe:
         run = printed(stdout=pipe, stderr=subprocess.PIPE)
     assert (run.returncode, run.stderr) == (141, b'')
+
+
+def test_a_terminal_sees_a_line_at_once_and_a_file_none(monkeypatch, capsys):
+    seen = []
+
+    def work(args):
+        seen.append(capsys.readouterr().err)
+
+    cli.run(work, Namespace())
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    cli.run(work, Namespace())
+    assert seen == ['', 'loading ...\r']
 
 
 def test_a_tool_is_its_command(monkeypatch, capsys):

@@ -6,11 +6,19 @@ import torch
 from mmengine.registry import init_default_scope
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import normalize
 
 from mmcoke.datasets import InMemoryImages
-from mmcoke.evaluation import clustering_scores, extract_features, knn_classify, linear_probe
+from mmcoke.evaluation import (
+    clustering_scores,
+    extract_features,
+    knn_classify,
+    linear_probe,
+    linear_probe_folds,
+)
 from mmcoke.evaluation.linear_probe import fit_and_predict
 from mmcoke.registry import MODELS
 
@@ -223,3 +231,30 @@ def test_what_cannot_be_probed_is_refused(change, message):
     x, y = blobs(60, 0)
     with pytest.raises(ValueError, match=message):
         linear_probe(**dict(x_train=x, y_train=y, x_test=x) | change)
+
+
+def test_a_cross_validated_probe_equals_scikit_learns():
+    x, y = blobs_of_classes()
+    folds = StratifiedKFold(5, shuffle=True, random_state=3)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    expected = cross_val_predict(probe, x.numpy(), y.numpy(), cv=folds)
+    found = linear_probe_folds(x, y, seed=3)
+    assert found.tolist() == expected.tolist()
+    assert 0.3 < (found == y).double().mean() < 1
+
+
+def blobs_of_classes():
+    """Three overlapping classes of 10, 20 and 30 samples."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.tensor([0] * 10 + [1] * 20 + [2] * 30)
+    x = torch.randn(60, 4, generator=generator) + torch.eye(4)[y]
+    return x, y
+
+
+def test_a_cross_validated_probe_takes_as_many_parts_as_the_smallest_class_has_samples():
+    x, y = torch.eye(6), torch.tensor([0, 0, 1, 1, 1, 1])
+    seen = []
+    linear_probe_folds(x, y, progress=lambda folds: seen.append(len(folds)) or folds)
+    assert seen == [2]
+    with pytest.raises(ValueError, match=r'single sample.*at least 2 images'):
+        linear_probe_folds(x, torch.tensor([0, 1, 1, 1, 1, 1]))

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import normalize
 
+from mmcoke.cli.main import main
 from mmcoke.datasets import CustomDataset, InMemoryImages
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import extract_features
@@ -609,6 +610,31 @@ def test_the_tool_takes_the_data_set_of_the_config(tmp_path, monkeypatch, capsys
     np.testing.assert_allclose(norms, np.ones(540), atol=1e-5)
     assert arrays['projected'].shape == normalize(torch.ones(540, 8)).shape
     assert json.loads((out / 'meta.json').read_text())['origin']['checkpoint'].endswith('.pth')
+
+
+def test_a_model_of_the_zoo_and_a_config_of_the_package_are_the_same(tmp_path, monkeypatch):
+    """Without a checkpoint the first argument is a name; configs are found without a checkout."""
+    monkeypatch.chdir(tmp_path)
+    name = 'coke_tiny_1xb64_digits'
+    networks = ([name], [f'mmcoke::selfsup/coke/{name}.py', f'mmcoke://{name}'])
+    for number, network in enumerate(networks):
+        options = ['--split', 'train', '--num-workers', '0', '--out', f'out{number}']
+        main(['features', *network, *options])
+    first, second = (np.load(f'out{number}/pooled.npy') for number in (0, 1))
+    assert len(first) == 1257
+    assert np.array_equal(first, second)
+
+
+def test_a_network_that_is_not_named_whole_is_one_line(capsys):
+    for arguments, message in (
+        (['a.py'], 'a config needs a checkpoint'),
+        (['coke_tinny_digits'], 'Did you mean'),
+        (['nothere::a.py', 'b.pth'], 'nothere'),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(['features', *arguments])
+        code = end.value.code
+        assert message in (code if isinstance(code, str) else capsys.readouterr().err)
 
 
 def test_the_tool_says_what_is_wrong_without_a_traceback(checkpoint, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +229,19 @@ def test_an_unreadable_image_is_named(content, num_workers, checkpoint, folder):
     ) as info:
         extractor(paths)
     assert 'Traceback' not in str(info.value)
+
+
+@pytest.mark.parametrize('kind', [str, Path])
+def test_a_folder_that_is_not_there_is_no_unreadable_image(kind, checkpoint, tmp_path):
+    extractor = FeatureExtractor(OURS, checkpoint, size=64)
+    with pytest.raises(FileNotFoundError, match=r'There is no folder or image file .*nofolder'):
+        extractor(kind(tmp_path / 'nofolder'))
+
+
+@pytest.mark.parametrize('model', [123, None, ['resnet']])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ValueError, match='must be a name in the model zoo, or a config'):
+        FeatureExtractor(model)
 
 
 UINT8 = np.zeros((2, 8, 9, 3), np.uint8)

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmcoke.evaluation import knn_classify
-from mmcoke.evaluation.knn import knn_classify_many, nearest_neighbours
+from mmcoke.evaluation import knn_classify, knn_leave_one_out
+from mmcoke.evaluation.knn import knn_classify_many, nearest_neighbours, without_self
 
 DEVICES = [
     'cpu',
@@ -78,6 +78,42 @@ def test_a_neighbour_votes_by_its_similarity():
     test = torch.tensor([[2.0, 0]])
     assert knn_classify(x, y, test, k=3, temperature=0.2 / np.log(2.01)).item() == 0
     assert knn_classify(x, y, test, k=3, temperature=0.2 / np.log(1.99)).item() == 1
+
+
+def test_leave_one_out_leaves_the_sample_itself_out():
+    """By hand: directions of 0, 10, 25 and 45 degrees. Of two neighbours the nearer one wins."""
+    angle = torch.tensor([0.0, 10, 25, 45]) * torch.pi / 180
+    x, y = torch.stack([angle.cos(), angle.sin()], 1), torch.tensor([0, 0, 1, 1])
+    found = knn_leave_one_out(x, y, ks=(1, 2), temperature=0.01)
+    # The nearest: of 0 degrees 10, of 10 degrees 0, of 25 degrees 10, of 45 degrees 25.
+    assert found[1].tolist() == [0, 0, 0, 1]
+    assert found[2].tolist() == [0, 0, 0, 1]
+    # All three others, nearly alike: the class that is left with two of three.
+    assert knn_leave_one_out(x, y, ks=(3,), temperature=1e6)[3].tolist() == [1, 1, 0, 0]
+
+
+def test_leave_one_out_is_knn_among_the_others():
+    x, y = blobs(40, 0)
+    found = knn_leave_one_out(x, y, ks=(1, 7, 39), chunk_size=16)
+    for row in range(40):
+        others = torch.arange(40) != row
+        for k, label in knn_classify_many(
+            x[others], y[others], x[row, None], ks=(1, 7, 39)
+        ).items():
+            assert found[k][row] == label.item()
+
+
+def test_leave_one_out_among_equals():
+    """More equal samples than neighbours: each has k, and never counts itself."""
+    x = torch.tensor([[1.0, 2.0]]).repeat(6, 1)
+    y = torch.tensor([0, 1, 1, 1, 1, 1])
+    similarity, neighbour = nearest_neighbours(x, x, 3)
+    _, others = without_self(similarity, neighbour)
+    assert others.shape == (6, 2)
+    assert not (others == torch.arange(6)[:, None]).any()
+    assert knn_leave_one_out(x, y, ks=(5,))[5].tolist() == [1] * 6
+    with pytest.raises(ValueError, match=r'1 \.\.\. 5'):
+        knn_leave_one_out(x, y, ks=(6,))
 
 
 def test_features_may_be_memory_mapped(tmp_path, recwarn):

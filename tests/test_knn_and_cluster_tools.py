@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from shutil import rmtree
@@ -17,21 +18,26 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from sklearn.metrics import normalized_mutual_info_score
 from test_knn import brute_force
+from torch.nn.functional import normalize
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from mmcoke.cli.main import main
 from mmcoke.clustering import CoKeLabeler
 from mmcoke.datasets import CustomDataset, InMemoryImages
-from mmcoke.evaluation import clustering_scores
+from mmcoke.datasets.identity import name_keys, sample_keys
+from mmcoke.evaluation import clustering_scores, linear_probe_folds
 from mmcoke.evaluation.clusterings import (
     classes_of,
     kmeans_scores,
     label_tables,
     own_scores,
+    rows_of_names,
     spread_samples,
     table_scores,
 )
 from mmcoke.features.extraction import check_same_classes
+from mmcoke.features.labelled import check_all_lack_labels, has_splits
 from mmcoke.registry import MODELS
 
 TOOLS = ROOT / 'tools/benchmarks'
@@ -249,6 +255,11 @@ def test_classes_come_in_the_order_of_training(tmp_path):
     assert classes_of(plain).tolist() == [1, 0, 0]
     assert classes_of(labelled).tolist() == [0, 0, 1]
     (tmp_path / '2.jpg').touch()
+    # Beside the folders: without a class.
+    beside = CustomDataset(data_root=str(tmp_path), with_label=False, pipeline=[])
+    assert classes_of(beside).tolist() == [-1, 1, 0, 0]
+    for name in ('a', 'a b'):
+        rmtree(tmp_path / name)
     with pytest.raises(ValueError, match='folder per class'):
         classes_of(CustomDataset(data_root=str(tmp_path), with_label=False, pipeline=[]))
 
@@ -292,6 +303,166 @@ def test_kmeans_takes_the_restart_with_the_least_objective(monkeypatch):
         kmeans_scores(x, y, num_restarts=0)
 
 
+# ---- one's own folder
+
+
+@pytest.fixture(scope='module')
+def labelled(shared_data, tmp_path_factory):
+    """Five photos of each of three classes, a folder each."""
+    folder = tmp_path_factory.mktemp('my labelled')
+    for classes in sorted((shared_data / 'caltech10/val').iterdir())[:3]:
+        (folder / classes.name).mkdir()
+        for photo in sorted(classes.iterdir())[:5]:
+            shutil.copy(photo, folder / classes.name)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def own(resnet, labelled, tmp_path_factory):
+    """The arguments of all tools on that folder."""
+    folder = tmp_path_factory.mktemp('own')
+    torch.save(resnet.state_dict(), folder / 'resnet18.pth')
+    return [THEIRS, folder / 'resnet18.pth', '--data-root', labelled, '--out', folder, *SMALL]
+
+
+def test_knn_on_a_folder_of_classes_leaves_one_out(own):
+    out = own[5]
+    run('knn.py', *own, '--k', 1, 14)
+    x = torch.from_numpy(np.load(out / 'features/all/pooled.npy'))
+    y = torch.arange(3).repeat_interleave(5)
+    first, all_others = rows(out / 'knn.json')
+    similarity = normalize(x) @ normalize(x).T
+    nearest = similarity.fill_diagonal_(-1).argmax(1)
+    top1 = 100 * (y[nearest] == y).double().mean().item()
+    assert first == dict(k=1, top1=pytest.approx(top1), num_images=15)
+    assert all_others['k'] == 14
+    assert 'leave-one-out' in (out / 'knn.md').read_text()
+
+
+def test_without_a_number_of_neighbours_the_usual_ones_that_there_are(own):
+    run('knn.py', *own)
+    assert [row['k'] for row in rows(own[5] / 'knn.json')] == [10]
+    with pytest.raises(SystemExit, match=r'error: k must be in 1 \.\.\. 14'):
+        run('knn.py', *own, '--k', 15)
+
+
+def test_linear_on_a_folder_of_classes_is_cross_validated(own):
+    out = own[5]
+    main(['evaluate', 'linear', *map(str, own)])
+    x = np.load(out / 'features/all/pooled.npy')
+    expected = linear_probe_folds(x, torch.arange(3).repeat_interleave(5))
+    top1 = 100 * (expected == torch.arange(3).repeat_interleave(5)).double().mean().item()
+    assert rows(out / 'linear.json') == [dict(top1=pytest.approx(top1), num_images=15)]
+
+
+def test_linear_on_train_and_val(own, labelled, tmp_path):
+    shutil.copytree(labelled, tmp_path / 'data/train')
+    shutil.copytree(labelled, tmp_path / 'data/val')
+    data = ['--data-root', tmp_path / 'data', '--out', tmp_path]
+    main(['evaluate', 'linear', *map(str, [*own, *data])])
+    # What it was fitted on, with more features than images.
+    assert rows(tmp_path / 'linear.json') == [dict(top1=100.0, num_train=15, num_val=15)]
+
+
+def test_kmeans_on_a_folder_of_classes_and_images_beside_them(own, labelled, tmp_path, caplog):
+    shutil.copytree(labelled, tmp_path / 'data')
+    shutil.copy(next(labelled.glob('*/*')), tmp_path / 'data/beside.jpg')
+    run('cluster.py', *own, '--data-root', tmp_path / 'data', '--out', tmp_path / 'out')
+    (row,) = rows(tmp_path / 'out/cluster.json')
+    assert (row['images'], row['num_images'], row['num_clusters']) == ('all', 15, 3)
+
+
+def test_the_training_images_of_an_unlabelled_set_have_the_classes_of_their_folders(
+    ours, labelled, tmp_path
+):
+    """With --split train: some in class folders, one beside them."""
+    cfg, folder, _ = ours
+    shutil.copytree(labelled, tmp_path / 'data')
+    shutil.copy(next(labelled.glob('*/*')), tmp_path / 'data/beside.jpg')
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'data')
+    cfg.dump(folder / 'beside.py')
+    options = ['--out', folder / 'out', *SMALL, '--split', 'train']
+    run('cluster.py', folder / 'beside.py', folder / 'epoch_1.pth', *options)
+    row, *_ = rows(folder / 'out/cluster.json')
+    assert (row['images'], row['num_images'], row['num_clusters']) == ('train', 15, 3)
+
+
+def test_labels_in_a_checkpoint_are_compared_by_the_names_of_files(ours, labelled, tmp_path):
+    """Trained on all photos in one folder; five of each of three classes are labelled."""
+    cfg, folder, _ = ours
+    (tmp_path / 'photos').mkdir()
+    names = [path.relative_to(labelled).as_posix() for path in sorted(labelled.glob('*/*'))]
+    flat = [name.replace('/', '_') for name in names]
+    for old, new in zip(names, flat, strict=True):
+        shutil.copy(labelled / old, tmp_path / 'photos' / new)
+    for number in range(4):  # without a class
+        shutil.copy(labelled / names[0], tmp_path / f'photos/zz{number}.jpg')
+    for old, new in zip(names, flat, strict=True):
+        (tmp_path / 'mine' / old.split('/')[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(labelled / old, tmp_path / 'mine' / old.split('/')[0] / new)
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'photos')
+    dataset = CustomDataset(data_root=str(tmp_path / 'photos'), with_label=False, pipeline=[])
+    label = torch.tensor([*torch.arange(3).repeat_interleave(5), 0, 1, 2, -1])
+    save_tables(folder / 'epoch_1.pth', dataset, label)
+    (scores,) = own_scores(cfg, folder / 'epoch_1.pth', data_root=tmp_path / 'mine').values()
+    assert scores == dict(num_clusters=3, num_images=15, num_without_class=3) | clustering_scores(
+        label[:15], label[:15]
+    )
+
+
+def save_tables(path, dataset, label):
+    """A checkpoint that holds one table of labels, and says of which images."""
+    state = {'labelers.0.labels.label': label}
+    torch.save(dict(state_dict=state, sample_keys=torch.from_numpy(sample_keys(dataset))), path)
+
+
+def test_names_match_whole_below_the_class_or_alone():
+    before = name_keys(['cat/a.jpg', 'b.jpg', 'trip/c.jpg', 'd.jpg', 'e.jpg'])
+    known = {'c.jpg': 2, 'f.jpg': 9}
+    names = ['cat/a.jpg', 'cat/b.jpg', 'dog/c.jpg', 'cat/d.jpg', 'dog/d.jpg', 'dog/x.jpg']
+    found = rows_of_names(names, before, lambda: known)
+    assert found.tolist() == [0, 1, 2, -1, -1, -1]  # two images are called d.jpg
+    assert rows_of_names(names[:2], before, lambda: 1 / 0).tolist() == [0, 1]
+
+
+def test_a_checkpoint_of_other_images_is_left_out_with_the_reason(
+    ours, labelled, tmp_path, monkeypatch
+):
+    cfg, folder, _ = ours
+    said = []
+    monkeypatch.setattr(
+        'mmcoke.evaluation.clusterings.print_log', lambda message, **_: said.append(message)
+    )
+    dataset = photos(tmp_path / 'others', 'ant', 'bee')
+    save_tables(folder / 'epoch_1.pth', dataset, torch.tensor([0, 1]))
+    assert own_scores(cfg, folder / 'epoch_1.pth', data_root=labelled) == {}
+    assert 'None of the 15 images' in said[0]
+
+
+@pytest.mark.parametrize(
+    ('folders', 'splits'),
+    [
+        (['train', 'val'], True),
+        (['train', 'val', 'test', 'meta'], True),
+        (['train'], True),
+        (['train', 'test'], True),
+        (['train', 'boat', 'car'], False),  # vehicles
+        (['ant', 'bee'], False),
+    ],
+)
+def test_a_folder_is_divided_or_has_classes(tmp_path, folders, splits):
+    for name in folders:
+        (tmp_path / name).mkdir()
+    (tmp_path / 'readme.txt').touch()
+    assert has_splits(tmp_path) is splits
+
+
+def test_data_sets_with_and_without_labels_do_not_go_together():
+    with pytest.raises(ValueError, match='images for train have no labels'):
+        check_all_lack_labels(['train'], ['train', 'val'])
+    check_all_lack_labels(['train', 'val'], ['train', 'val'])
+
+
 # ---- what is refused
 
 
@@ -316,7 +487,10 @@ def test_errors_of_users_are_one_line(resnet, tmp_path):
     shifted = ['--data-root', tmp_path / 'shifted']
     torch.save(resnet.state_dict(), tmp_path / 'resnet18.pth')
     for arguments, message in (
-        ([THEIRS, tmp_path / 'resnet18.pth', '--data-root', tmp_path], 'There is no image folder'),
+        (
+            [THEIRS, tmp_path / 'resnet18.pth', '--data-root', tmp_path / 'x'],
+            'There is no folder .*x',
+        ),
         ([THEIRS, tmp_path / 'absent.pth'], r'absent\.pth'),
         ([THEIRS, tmp_path / 'resnet18.pth', *shifted], '3 and 2 classes'),
     ):

@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmcoke import FeatureExtractor, onnx_export
+from mmcoke.cli.main import main
 from mmcoke.features.onnx_export import export_onnx
 from mmcoke.registry import MODELS
 
@@ -121,6 +122,12 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     with pytest.raises(ImportError, match=r'onnxscript is missing.*mmcoke\[onnx\]'):
         export_onnx(extractor, tmp_path / 'net.onnx')
+
+
+def test_missing_packages_are_named_before_the_network_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(SystemExit, match=r'^error: onnx is missing\. Install'):
+        main(['export', 'onnx', 'absent.py', 'absent.pth', 'net.onnx'])
 
 
 def test_the_tool_exports_a_checkpoint_of_torchvision(tmp_path, monkeypatch, capsys):

@@ -1040,6 +1040,16 @@ def test_the_tool_lists(tool):
     assert 'No name matches' in tool('list', 'nothing')[1]
 
 
+def test_no_cell_of_the_list_is_blank(tool):
+    """Of models without weights, or without a figure, it says so."""
+    _, out, _ = tool('list')
+    rows = [line.split('│')[1:-1] for line in out.splitlines() if line.startswith('│')]
+    models = [cells for cells in rows if not cells[0].startswith('   ')]  # not their other names
+    assert len(models) == len(zoo.list())
+    assert all(cell.strip() for cells in models for cell in cells)
+    assert 'none: a recipe' in out and 'not measured' in out
+
+
 def test_the_tool_shows(tool, cache):
     code, out, _ = tool('show', 'coke_r50_2view_1000e')
     assert code == 0

@@ -12,13 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
+from mmcoke.cli.main import run
 from mmcoke.cli.options import add_options
+from mmcoke.cli.parser import Parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--iters', type=int, default=20, help='iterations (%(default)s)')
     parser.add_argument('--warmup', type=int, default=5, help='not counted (%(default)s)')
@@ -32,8 +32,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     from mmengine.config import Config
 
     from mmcoke.cli.options import merge_options
@@ -45,10 +44,7 @@ def main() -> None:
         merge_options(cfg, args.cfg_options)
         return cfg
 
-    try:
-        found = profile(make_config, args.warmup, args.iters)
-    except ValueError as error:
-        raise SystemExit(f'error: {error}') from error
+    found = profile(make_config, args.warmup, args.iters)
     total = sum(found['parts'].values())
     print(f'{"part":16}{"ms":>10}{"share":>8}')
     for name in PARTS:
@@ -63,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main, parse_args())

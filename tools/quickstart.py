@@ -6,7 +6,9 @@ Takes minutes on a laptop and downloads nothing: the digits ship inside scikit-l
 import argparse
 from pathlib import Path
 
+from mmcoke.cli.main import run
 from mmcoke.cli.options import add_options
+from mmcoke.cli.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = dict(
@@ -17,9 +19,7 @@ CONFIGS = dict(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     recipes = parser.add_mutually_exclusive_group()
     recipes.add_argument(
         '--config', default=CONFIGS['coke'], help='another recipe for the digits (%(default)s)'
@@ -37,8 +37,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     print(__doc__.strip(), f'Results go to {args.work_dir}.\n', flush=True)
     from mmcoke.cli import quickstart
 
@@ -46,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main, parse_args())

@@ -12,7 +12,9 @@ curves.png into the work dir after each run. Stop it whenever you like: the same
 import argparse
 from pathlib import Path
 
+from mmcoke.cli.main import run
 from mmcoke.cli.options import add_options, home
+from mmcoke.cli.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {
@@ -41,9 +43,7 @@ def recipes_of(small: bool) -> dict[str, Path]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         '--methods', nargs='+', choices=RECIPES, metavar='METHOD', help=f'of {", ".join(RECIPES)}'
     )
@@ -91,12 +91,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     from mmcoke.cli import reproduce_cifar10
 
     reproduce_cifar10.main(args)
 
 
 if __name__ == '__main__':
-    main()
+    run(main, parse_args())

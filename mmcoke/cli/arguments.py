@@ -14,7 +14,8 @@ def add_frozen_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data-root',
         type=home,
-        help="folder with train and val, each with a folder per class (the config's data sets)",
+        help='labelled images: a folder per class, or train and val with one each (the data sets '
+        'of the config)',
     )
     add_image_options(parser)
 
@@ -36,9 +37,14 @@ def add_network_arguments(parser: argparse.ArgumentParser, out: str = BENCHMARK_
         parser: of the command.
         out: what ``--out`` is, and in parentheses its default.
     """
-    parser.add_argument('config', help='config file that describes the network')
+    parser.add_argument(
+        'config',
+        help='config file that describes the network; or, without CHECKPOINT, the name of a model '
+        'of the zoo',
+    )
     parser.add_argument(
         'checkpoint',
+        nargs='?',
         help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
     )
     parser.add_argument('--out', help=out)

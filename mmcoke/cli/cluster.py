@@ -17,12 +17,12 @@ def main(args: argparse.Namespace) -> None:
 def cluster(args: argparse.Namespace, device: torch.device) -> None:
     """Extract, cluster, compare, write the scores."""
     cfg = load_config(args)
-    x, y = extract_splits(args, cfg, (args.split,), device)[args.split]
+    ((split, (x, y)),) = extract_splits(args, cfg, (args.split,), device).items()
     if not is_main_process():
         return
     bar = progress_bar('k-means')
     rows = [
-        dict(clusters='k-means', images=args.split)
+        dict(clusters='k-means', images=split)
         | kmeans_scores(x, y, num_restarts=args.restarts, progress=bar)
     ]
     own = own_scores(cfg, args.checkpoint, data_root=args.data_root)
@@ -31,6 +31,7 @@ def cluster(args: argparse.Namespace, device: torch.device) -> None:
         f'clusters against classes: accuracy under the best one-to-one matching (Hungarian '
         f'method), NMI (arithmetic mean) and ARI, 0 ... 1. k-means: as many clusters as classes, '
         f'L2-normalized pooled features of {args.size}x{args.size} crops, the one with the least '
-        f'objective of {args.restarts}. labelers: pseudo-labels in the checkpoint'
+        f'objective of {args.restarts}. labelers: pseudo-labels in the checkpoint; '
+        'num_without_class: images that have one, but are not in the folder of the classes'
     )
     report(args, 'cluster', rows, protocol)

@@ -6,6 +6,10 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmcoke.messages import shown
+
+from .misspelt import explain_misspelt
+
 INTERRUPTED = 'Interrupted. Give the same command again to go on.'
 
 
@@ -35,6 +39,7 @@ def one_line_errors(args: Namespace) -> Iterator[None]:
         text = None if 'debug' in args else explain(error, args)
         if text is None:
             raise
+        text = shown(text)  # names of files that are not UTF-8, too
         if isinstance(error, WrongArgumentsError):
             print(f'error: {text}', file=sys.stderr)
             raise SystemExit(2) from error
@@ -43,7 +48,9 @@ def one_line_errors(args: Namespace) -> Iterator[None]:
 
 def explain(error: Exception, args: Namespace) -> str | None:
     """One line for an error that a user can mend; None for others, which are ours."""
-    if not isinstance(error, (OSError, ValueError, ImportError)):
+    if isinstance(error, (KeyError, TypeError)):
+        return explain_misspelt(error)
+    if not isinstance(error, (OSError, ValueError, ImportError, SyntaxError)):
         return None
     text = ' '.join(str(error).splitlines()) or type(error).__name__
     # Its module is not imported here: it takes time.

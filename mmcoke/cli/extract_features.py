@@ -6,15 +6,14 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 
-from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir
 from mmcoke.features.backbones import load_frozen, read_config
 from mmcoke.features.plain_images import config_images, folder_images
 from mmcoke.features.store import FEATURES, extract_to_disk, rows_left_out
 from mmcoke.features.unreadable import UNREADABLE
 
-from .frozen_network import progress_bar, run
-from .options import home, merge_options
+from .frozen_network import locate, progress_bar, run
+from .options import merge_options
 
 
 def main(args: argparse.Namespace) -> None:
@@ -23,11 +22,12 @@ def main(args: argparse.Namespace) -> None:
 
 def extract(args: argparse.Namespace, device: torch.device) -> None:
     """Load, extract, and say where the features are."""
+    locate(args)
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     data = Path(args.data_root).resolve().name if args.data_root else args.split
     out = Path(args.out or Path(default_work_dir(args.config)) / 'features' / data)
-    network = load_frozen(cfg, zoo.local_file(home(args.checkpoint)))
+    network = load_frozen(cfg, args.checkpoint)
     if args.data_root:
         dataset = folder_images(network, args.data_root, size=args.size, cfg=cfg)
     else:

@@ -17,21 +17,38 @@ from torch.utils.data import Dataset
 from mmcoke import zoo
 from mmcoke.engine.launch import default_work_dir, joined_processes
 from mmcoke.features.backbones import load_frozen, read_config
-from mmcoke.features.labelled import LabelledFeatures, labelled_features, split_images
+from mmcoke.features.extractor import locate as locate_model
+from mmcoke.features.labelled import (
+    ALL,
+    LabelledFeatures,
+    has_splits,
+    labelled_features,
+    split_images,
+)
 from mmcoke.reporting.results import table_of, write_results
 
-from .ending import one_line_errors
+from .ending import WrongArgumentsError, one_line_errors
 from .options import home, merge_options
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the command line's choices; checkpoint and ``args.out`` become paths."""
-    args.checkpoint = zoo.local_file(home(args.checkpoint))
+    locate(args)
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
     folder = Path(default_work_dir(args.config)) / 'benchmarks' / args.checkpoint.stem
     args.out = Path(home(args.out) if args.out else folder)
     return cfg
+
+
+def locate(args: argparse.Namespace) -> None:
+    """Make ``args.config`` and ``args.checkpoint`` paths, also of a model of the zoo."""
+    if args.checkpoint is None:
+        if str(args.config).endswith('.py'):
+            raise WrongArgumentsError('a config needs a checkpoint: CONFIG CHECKPOINT')
+        args.config, args.checkpoint = locate_model(args.config, None)
+    args.config = home(str(args.config))
+    args.checkpoint = zoo.local_file(home(str(args.checkpoint)))
 
 
 def extract_splits(
@@ -45,10 +62,13 @@ def extract_splits(
 
     Args:
         args, cfg: of the tool.
-        splits: some of ``train`` and ``val``.
+        splits: some of ``train`` and ``val``; of a ``--data-root`` without them all images, as
+            ``all``.
         device: of the network.
         check: refuses data sets before anything is extracted.
     """
+    if args.data_root is not None and not has_splits(args.data_root):
+        splits = (ALL,)
     network = load_frozen(cfg, args.checkpoint)
     options = dict(data_root=args.data_root, size=args.size)
     datasets = {split: split_images(cfg, network, split, **options) for split in splits}

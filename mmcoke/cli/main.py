@@ -3,7 +3,7 @@
 import io
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from mmcoke import __version__
@@ -12,7 +12,7 @@ from . import commands
 from .ending import one_line_errors
 from .parser import Parser, add_commands, fill
 
-COMMANDS = ('features', 'evaluate', 'gallery', 'zoo', 'check', 'export')
+COMMANDS = ('features', 'evaluate', 'gallery', 'report', 'zoo', 'check', 'export')
 """Modules of :mod:`mmcoke.cli.commands`, in the order of ``--help``."""
 
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--version', action='version', version=f'mmcoke {__version__}')
     add_commands(parser, commands.__name__, COMMANDS)
-    run(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    run(args.run, args)
 
 
 def run_tool(command: ModuleType, description: str, argv: Sequence[str] | None = None) -> None:
@@ -45,14 +46,16 @@ def run_tool(command: ModuleType, description: str, argv: Sequence[str] | None =
     """
     parser = Parser(description=description)
     fill(parser, command)
-    run(parser.parse_args(argv))
+    run(command.run, parser.parse_args(argv))
 
 
-def run(args: Namespace) -> None:
-    """Do what was asked for."""
+def run(work: Callable[[Namespace], None], args: Namespace) -> None:
+    """Do what was asked for; errors end the program as ``one_line_errors`` says."""
     # Names of files need not be UTF-8; that must not end a command when it prints one.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
+    if sys.stderr.isatty():
+        print('loading ...', end='\r', file=sys.stderr, flush=True)  # torch alone takes seconds
     with one_line_errors(args):
-        args.run(args)
+        work(args)
         sys.stdout.flush()  # here, where an error can be told

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from argparse import Action, ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .misspelt import check_keys
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -54,10 +56,16 @@ def merge_options(cfg: Config, options: dict[str, str]) -> None:
     Args:
         cfg: is changed.
         options: texts by dotted key, as they were typed.
+
+    Raises:
+        ValueError: if a key is one of the config, misspelt, or leads through what is no dict.
     """
-    cfg.merge_from_dict(
-        {key: value_of(key, text, present(cfg, key)) for key, text in options.items()}
-    )
+    check_keys(cfg, options)
+    values = {key: value_of(key, text, present(cfg, key)) for key, text in options.items()}
+    try:
+        cfg.merge_from_dict(values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'--cfg-options do not fit the config: {error.args[0]}') from error
     expand_home(cfg._cfg_dict)
 
 
@@ -120,5 +128,5 @@ def expand_home(settings: Any) -> None:
 
 
 def home(path: str) -> str:
-    """A path with a leading ``~`` as the home folder; others to the letter."""
-    return str(Path(path).expanduser()) if path.startswith('~') else path
+    """A path with a leading ``~`` as the home folder; others, ``~photos`` too, to the letter."""
+    return os.path.expanduser(path)

@@ -4,9 +4,10 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
+
+from mmcoke.messages import did_you_mean
 
 LEAST = dict(batch_size=1, num_workers=0, size=1, k=1, restarts=1, num_clusters=1, num_shown=0)
 """Smallest values of arguments, of whichever command."""
@@ -41,7 +42,8 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def error(self, message: str) -> None:
-        super().error(message + self.suggestion(message))
+        hint = self.suggestion(message)
+        super().error(f'{message}.{hint}' if hint else message)
 
     def suggestion(self, message: str) -> str:
         """What was probably meant, for two of argparse's messages."""
@@ -50,12 +52,6 @@ class Parser(argparse.ArgumentParser):
         if found := re.match(r'unrecognized arguments: (?:.* )?(--[^ =]+)', message):
             return did_you_mean(found[1], self._option_string_actions)
         return ''
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A question that names the nearest of the known words; empty if none is near."""
-    near = get_close_matches(word, list(known), n=1)
-    return f'. Did you mean {near[0]}?' if near else ''
 
 
 def check_arguments(args: argparse.Namespace) -> None:

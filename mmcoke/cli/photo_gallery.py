@@ -14,6 +14,7 @@ from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.features.extractor import image_files
 from mmcoke.features.unreadable import UNREADABLE, write_notes
+from mmcoke.messages import shown
 from mmcoke.reporting.gallery import write_gallery
 
 
@@ -43,13 +44,14 @@ def make_gallery(args: argparse.Namespace) -> None:
     # 3. A look at them.
     sizes = torch.bincount(label).sort(descending=True).values.tolist()
     print(f'{len(photos)} photos, features of {x.shape[1]} numbers; sizes of the clusters: {sizes}')
+    by = shown(args.name or Path(args.checkpoint).name)
     write_gallery(
         args.out,
         photos,
         label,
         similarity,
         title=f'{len(photos)} photos in {args.num_clusters} clusters',
-        summary=f'By {args.name or Path(args.checkpoint).name}. The most typical photos first.',
+        summary=f'By {by}. The most typical photos first.',
         num_shown=args.num_shown,
         progress=partial(track, description='Thumbnails'),
     )

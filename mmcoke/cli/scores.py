@@ -26,15 +26,12 @@ from .options import merge_options
 
 
 def main(args: argparse.Namespace) -> None:
-    try:
-        cfg = read_config(args.config or config_in(args.work_dir))
-        merge_options(cfg, args.cfg_options)
-        checkpoint = args.checkpoint or last_in(args.work_dir)
-        sources = cifar10_sources(args.data, download=args.download)
-        options = dict(linear=not args.no_linear, batch_size=args.batch_size)
-        record = scores_of_run(cfg, checkpoint, sources, **options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
+    cfg = read_config(args.config or config_in(args.work_dir))
+    merge_options(cfg, args.cfg_options)
+    checkpoint = args.checkpoint or last_in(args.work_dir)
+    sources = cifar10_sources(args.data, download=args.download)
+    options = dict(linear=not args.no_linear, batch_size=args.batch_size)
+    record = scores_of_run(cfg, checkpoint, sources, **options)
     path = Path(args.out or Path(args.work_dir) / 'scores.json')
     write_text(path, json.dumps(record, indent=2) + '\n')
     show(record, Console())

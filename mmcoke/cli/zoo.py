@@ -42,7 +42,7 @@ def where(entry: zoo.Entry) -> str:
     """Where the weights are, in words."""
     source = entry.source
     if source.kind in ('none', 'shipped'):
-        return 'with mmcoke' if source.kind == 'shipped' else ''
+        return 'with mmcoke' if source.kind == 'shipped' else 'none: a recipe'
     place = 'Google Drive' if source.kind == 'drive' else source.address.split('/')[2]
     return f'{place}, downloaded' if cached_file(source).is_file() else place
 
@@ -53,7 +53,7 @@ def headline(entry: zoo.Entry) -> str:
         for figure in figures:
             if figure.task in HEADLINE:
                 return f'{next(iter(figure.metrics.values()))} {figure.dataset} ({by})'
-    return ''
+    return 'not measured'
 
 
 def show_model(name: str, console: Console) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any
@@ -102,6 +102,12 @@ def name_hashes(leaf: Dataset, folder: str, place: str) -> bytes:
             name = place + name[skip:]
         hashes += short_hash(name.encode('utf-8', 'surrogateescape'))
     return bytes(hashes)
+
+
+def name_keys(names: Iterable[str]) -> np.ndarray:
+    """Keys of files by their paths below the folder of a data set; see :func:`sample_keys`."""
+    hashes = (short_hash(name.encode('utf-8', 'surrogateescape')) for name in names)
+    return np.frombuffer(b''.join(hashes), np.int64)
 
 
 def short_hash(data: bytes) -> bytes:

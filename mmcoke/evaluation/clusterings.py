@@ -1,8 +1,10 @@
 """Clusterings compared with classes: k-means of features, and those that a checkpoint holds."""
 
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -18,10 +21,20 @@ from mmcoke.clustering.kmeans import KMeansResult
 from mmcoke.clustering.precision import unit_rows
 from mmcoke.clustering.pseudo_labels import check_num_clusters
 from mmcoke.clustering.settings import check_number
-from mmcoke.datasets.identity import KEYS, rows_of_before, sample_keys, say_unknown
+from mmcoke.datasets import CustomDataset
+from mmcoke.datasets.identity import (
+    KEYS,
+    name_keys,
+    records_of,
+    rows_of_before,
+    sample_keys,
+    say_unknown,
+)
 from mmcoke.datasets.wrappers import without_repetition
 from mmcoke.features.backbones import scope_of
+from mmcoke.features.labelled import classes_by_folder, first_folders, has_splits
 from mmcoke.files import read_checkpoint
+from mmcoke.messages import shown
 from mmcoke.registry import DATASETS
 from mmcoke.weights.pretrained import weights_of
 
@@ -175,7 +188,8 @@ def own_scores(
     Args:
         cfg: that the checkpoint was trained with; its training set tells the images' order.
         checkpoint: of mmcoke; others have no pseudo-labels.
-        data_root: where that training set is now, in ``train``.
+        data_root: where that training set is now, in ``train``; or a folder per class, see
+            :func:`folder_scores`.
 
     Returns:
         As :func:`table_scores`, by labeler (``labelers.0``, ...).
@@ -184,6 +198,8 @@ def own_scores(
     if not tables:
         return {}
     try:
+        if data_root is not None and not has_splits(data_root):
+            return folder_scores(cfg, checkpoint, tables, data_root)
         dataset = without_repetition(training_images(cfg, data_root))
         classes = classes_of(dataset)
         rows = rows_of_images(dataset, checkpoint)
@@ -198,6 +214,102 @@ def own_scores(
             level=logging.WARNING,
         )
         return {}
+
+
+def folder_scores(
+    cfg: Config, checkpoint: str | Path, tables: dict[str, Tensor], root: str | Path
+) -> dict[str, dict[str, float]]:
+    """Compare pseudo-labels with the classes that a folder gives the same images, by their names.
+
+    The checkpoint's images need not all be in the folder, nor lie in folders alike; see
+    :func:`rows_of_names`.
+
+    Args:
+        cfg: names the images where files have been moved since.
+        checkpoint: of ``tables``.
+        tables: as :func:`label_tables` gives them.
+        root: a folder per class.
+
+    Returns:
+        As :func:`own_scores`, with ``num_without_class``: images with a pseudo-label that are not
+        in the folder.
+
+    Raises:
+        ValueError: if the checkpoint does not say which images it has, or none is in the folder.
+    """
+    before = read_checkpoint(checkpoint).get(KEYS)
+    if before is None:
+        raise ValueError(f'{checkpoint} does not say which images it has. Train again to compare.')
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        images = CustomDataset(data_root=str(root), pipeline=[])
+    names = [os.path.relpath(record['img_path'], root) for record in records_of(images)]
+    rows = rows_of_names(names, before.numpy(), lambda: named_rows(cfg, before.numpy()))
+    classes = np.full(len(before), -1)
+    classes[rows[rows >= 0]] = classes_of(images)[rows >= 0]
+    if (classes < 0).all():
+        raise ValueError(
+            f'None of the {len(names)} images in {shown(root)} has the name of one of the '
+            f'{len(before)} images that {checkpoint} was trained on.'
+        )
+    without = {
+        name: (label.numpy() != UNASSIGNED) & (classes < 0) for name, label in tables.items()
+    }
+    return {
+        name: table_scores(label, classes) | dict(num_without_class=int(without[name].sum()))
+        for name, label in tables.items()
+    }
+
+
+def rows_of_names(
+    names: Sequence[str], before: np.ndarray, known: Callable[[], dict[str, int]]
+) -> np.ndarray:
+    """Where images in class folders are in the tables of a checkpoint, by the names of the files.
+
+    In this order: the path below the folder is the one of training; that below the class folder is;
+    the file alone has the name of one image of training, and one of the folder. A name that two
+    images have says nothing.
+
+    Args:
+        names: paths below the folder (B,).
+        before: keys of the checkpoint's images, see :func:`~mmcoke.datasets.identity.sample_keys`.
+        known: gives rows by the name of the file alone, for names that one image has; called if
+            some are still missing.
+
+    Returns:
+        int64 (B,), -1 for images that are not in it.
+    """
+    rows = rows_of_before(name_keys(names), before)
+    below = rows_of_before(name_keys([name.split('/', 1)[-1] for name in names]), before)
+    rows = np.where(rows < 0, once(below), rows)
+    if (rows < 0).any():
+        alone = known()
+        found = np.array([alone.get(name.rsplit('/', 1)[-1], -1) for name in names])
+        rows = np.where(rows < 0, once(found), rows)
+    return rows
+
+
+def once(rows: np.ndarray) -> np.ndarray:
+    """Rows that occur once; -1 for the others."""
+    values, inverse, count = np.unique(rows, return_inverse=True, return_counts=True)
+    return np.where(count[inverse] == 1, values[inverse], -1)
+
+
+def named_rows(cfg: Config, before: np.ndarray) -> dict[str, int]:
+    """Row in the tables of a checkpoint by the name of a file of the config's training set.
+
+    Names that several images have are left out; empty if the training set is no longer there.
+    """
+    try:
+        dataset = without_repetition(training_images(cfg))
+        keys = sample_keys(dataset)
+        names = [Path(r['img_path']).name for r in map(dataset.get_data_info, range(len(dataset)))]
+    except (OSError, ValueError, KeyError):
+        return {}
+    if keys is None:
+        return {}
+    count = Counter(names)
+    rows = rows_of_before(keys, before)
+    return {n: int(row) for n, row in zip(names, rows, strict=True) if count[n] == 1 and row >= 0}
 
 
 def rows_of_images(dataset: Dataset, checkpoint: str | Path) -> np.ndarray | None:
@@ -242,20 +354,22 @@ def label_tables(checkpoint: str | Path) -> dict[str, Tensor]:
 
 
 def table_scores(label: Tensor, classes: np.ndarray) -> dict[str, float]:
-    """Scores of one label table; images that no clustering has seen are left out.
+    """Scores of one label table, of the images that have both a pseudo-label and a class.
 
     Args:
         label: of all training images (A,).
-        classes: of the same images, in the same order (A,).
+        classes: of the same images, in the same order (A,); -1 for none.
 
     Returns:
-        ``num_clusters`` in use, ``num_images`` with a label, and
+        ``num_clusters`` in use, ``num_images`` with label and class, and
         :func:`~mmcoke.evaluation.clustering_scores`.
 
     Raises:
         ValueError: if the numbers of images differ, or no image has a label.
     """
     label = label.numpy().astype(np.int64)
+    if len(label) == len(classes):
+        label = np.where(classes < 0, UNASSIGNED, label)
     seen = label != UNASSIGNED
     if len(label) != len(classes) or not seen.any():
         raise ValueError(
@@ -281,8 +395,9 @@ def training_images(cfg: Config, data_root: str | Path | None = None) -> Dataset
 def classes_of(dataset: Dataset) -> np.ndarray:
     """Class of each image of a training set, int64 (A,), also where it was read without labels.
 
-    There, the first folder below the data set's own names the class, as in ImageNet. (Another data
-    set, with labels, may have the same images in another order.)
+    There, the first folder below the data set's own names the class, as in ImageNet; -1 for images
+    beside these folders. (Another data set, with labels, may have the same images in another
+    order.)
 
     Raises:
         ValueError: if there are neither labels nor such folders.
@@ -290,16 +405,7 @@ def classes_of(dataset: Dataset) -> np.ndarray:
     records = [dataset.get_data_info(i) for i in range(len(dataset))]
     if all('gt_label' in record for record in records):
         return np.array([record['gt_label'] for record in records], np.int64)
-    root = getattr(dataset, 'img_prefix', '')
-    folders = [first_folder(record.get('img_path', ''), root) for record in records]
-    if not all(folders):
+    classes = classes_by_folder(dict(train=first_folders(dataset)))['train']
+    if (classes < 0).all():
         raise ValueError('The training images have neither labels nor a folder per class.')
-    return np.unique(folders, return_inverse=True)[1]
-
-
-def first_folder(path: str, root: str) -> str:
-    """The first folder on the way from ``root`` to a file; empty if there is none."""
-    if not root or not Path(path).is_relative_to(root):
-        return ''
-    folder, *rest = Path(path).relative_to(root).parts
-    return folder if rest else ''
+    return classes

@@ -68,15 +68,70 @@ def knn_classify_many(
     found = nearest_neighbours(
         x_train, x_test, max(ks), chunk_size=chunk_size, device=device, progress=progress
     )
+    return elected(*found, y_train, ks, temperature, chunk_size)
+
+
+@torch.no_grad()
+def knn_leave_one_out(
+    x: Rows,
+    y: Tensor,
+    *,
+    ks: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    chunk_size: int = 4096,
+    device: torch.device | str | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[int, Tensor]:
+    """:func:`knn_classify_many` of each sample by all the others.
+
+    Args:
+        x: features (A, D).
+        y: labels, integers (A,), not negative.
+        ks: numbers of neighbours, each less than A.
+        temperature, chunk_size, device, progress: see :func:`knn_classify_many`.
+
+    Returns:
+        Predicted labels by k, int64 (A,), on the device.
+
+    Raises:
+        ValueError: as :func:`knn_classify_many`.
+    """
+    check_votes(x, y, ks, temperature)
+    for k in ks:
+        check_num_neighbours(k, len(x) - 1)
+    options = dict(chunk_size=chunk_size, device=device, progress=progress)
+    found = without_self(*nearest_neighbours(x, x, max(ks) + 1, **options))
+    return elected(*found, y, ks, temperature, chunk_size)
+
+
+def without_self(similarity: Tensor, neighbour: Tensor) -> tuple[Tensor, Tensor]:
+    """Neighbours of samples among themselves (A, k + 1) without each itself (A, k).
+
+    Where more than k equals of a sample have displaced it, the last neighbour goes instead.
+    """
+    own = neighbour == torch.arange(len(neighbour), device=neighbour.device)[:, None]
+    own[:, -1] |= ~own.any(1)
+    return tuple(x[~own].view(len(x), -1) for x in (similarity, neighbour))
+
+
+def elected(
+    similarity: Tensor,
+    neighbour: Tensor,
+    y_train: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    chunk_size: int,
+) -> dict[int, Tensor]:
+    """Labels by weighted votes of neighbours (B, k), as :func:`nearest_neighbours` gives them."""
     # Numbered without gaps: a large label costs no memory.
-    classes, y_train = y_train.to(found[1].device).long().unique(return_inverse=True)
+    classes, y_train = y_train.to(neighbour.device).long().unique(return_inverse=True)
     predictions = {k: [] for k in ks}
-    chunks = (x.split(chunk_size) for x in found)
-    for similarity, neighbour in zip(*chunks, strict=True):
+    chunks = (x.split(chunk_size) for x in (similarity, neighbour))
+    for near, row in zip(*chunks, strict=True):
         # The largest similarity is taken off first: the vote is the same, and exp cannot overflow.
         # In double precision, as good as no order of the sum matters.
-        vote = torch.exp((similarity - similarity[:, :1]).double() / temperature)
-        label = y_train[neighbour]
+        vote = torch.exp((near - near[:, :1]).double() / temperature)
+        label = y_train[row]
         for k, predicted in predictions.items():
             votes = vote.new_zeros(len(vote), len(classes))
             votes.scatter_add_(1, label[:, :k], vote[:, :k])

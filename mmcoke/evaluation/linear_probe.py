@@ -1,5 +1,7 @@
 """Linear classification of frozen features."""
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,6 +62,47 @@ def linear_probe(
         return torch.from_numpy(probe.predict(z_test))
     z_train, y_train, z_test = (torch.from_numpy(x).to(device) for x in (z_train, y_train, z_test))
     return fit_and_predict(z_train.double(), y_train.long(), z_test.double(), c, max_iter).cpu()
+
+
+def linear_probe_folds(
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    num_folds: int = 5,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+    **options,
+) -> Tensor:
+    """:func:`linear_probe` of each sample by those of the other folds: stratified cross-validation.
+
+    Args:
+        x: features (A, D).
+        y: labels, int64 (A,).
+        num_folds: parts; at most as many as the smallest class has samples.
+        seed: of the parts.
+        progress: wraps the iterable of folds, such as ``rich.progress.track``.
+        **options: see :func:`linear_probe`.
+
+    Returns:
+        Predicted labels, int64 (A,), on the CPU.
+
+    Raises:
+        ValueError: if a class has a single sample, or as :func:`linear_probe`.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    labels = as_array(y)
+    num_folds = min(num_folds, int(np.unique(labels, return_counts=True)[1].min()))
+    if num_folds < 2:
+        raise ValueError(
+            'A class has a single sample, so none is left to learn it from. Give each class at '
+            'least 2 images, or leave it out.'
+        )
+    parts = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+    predicted = torch.empty(len(labels), dtype=torch.int64)
+    for train, test in progress(list(parts)):
+        predicted[test] = linear_probe(x[train], labels[train], x[test], **options)
+    return predicted
 
 
 def fit_and_predict(

@@ -25,6 +25,7 @@ from mmcoke.weights.pretrained import (
     read_weights,
     weights_of,
 )
+from mmcoke.zoo.index import index_file
 
 __all__ = [
     'NUM_STAGES',
@@ -77,7 +78,8 @@ def load_frozen(
 
     Args:
         config: of mmcoke, mmpretrain or mmselfsup: a file, a name such as
-            ``mmpretrain::resnet/resnet50_8xb32_in1k.py``, or a loaded config.
+            ``mmpretrain::resnet/resnet50_8xb32_in1k.py`` or
+            ``mmcoke::selfsup/coke/coke_r50_8xb64_in1k.py``, or a loaded config.
         checkpoint: of those, of torchvision, or of other code with torchvision's names: a state
             dict, alone or below ``state_dict`` or ``model``, whatever stands before the names.
         min_matched: smallest share of the backbone's keys that the checkpoint must have.
@@ -109,13 +111,28 @@ def load_frozen(
 def read_config(config: str | Path | Config) -> Config:
     """A loaded config that describes a backbone; see :func:`load_frozen`."""
     if not isinstance(config, Config):
-        config = get_config(config) if '::' in str(config) else Config.fromfile(config)
+        config = packaged_config(config) if '::' in str(config) else Config.fromfile(config)
     if not config.get('model', {}).get('backbone'):
         raise ValueError(
             f'{config.filename} describes no model with a backbone. Give the config that the '
             'checkpoint was trained with.'
         )
     return config
+
+
+def packaged_config(name: str) -> Config:
+    """The config ``PACKAGE::NAME`` of an installed package of OpenMMLab, or of mmcoke.
+
+    Raises:
+        ValueError: if mmengine knows no such package, or it has no such config.
+    """
+    package, _, path = str(name).partition('::')
+    if package == 'mmcoke':
+        return Config.fromfile(index_file().parent / 'configs' / path)
+    try:
+        return get_config(name)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f'{name} is no config: {error}') from error
 
 
 def scope_of(cfg: Config) -> AbstractContextManager:

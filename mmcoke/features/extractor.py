@@ -35,6 +35,7 @@ from mmcoke.features.plain_images import (
 )
 from mmcoke.features.store import FEATURES, full_precision, maps_of
 from mmcoke.features.unreadable import Noted, Unreadable, check_readable, collate
+from mmcoke.messages import shown
 
 __all__ = ['FeatureExtractor', 'FolderFeatures', 'image_files']
 
@@ -84,8 +85,8 @@ class FeatureExtractor:
 
     Raises:
         OSError: if a file cannot be opened, or not be downloaded.
-        ValueError: if the name is unknown, a config comes without a checkpoint, or the checkpoint
-            has less than 90 % of the backbone's keys.
+        ValueError: if the model is of another kind or its name unknown, a config comes without a
+            checkpoint, or the checkpoint has less than 90 % of the backbone's keys.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class FeatureExtractor:
             float32 (A, D); for a folder :class:`FolderFeatures`.
 
         Raises:
+            FileNotFoundError: if there is no such folder or file.
             UnreadableImageError: if images cannot be read, once all have been tried;
                 ``unreadable`` tells them.
             ValueError: if there are no images, they are of another layout, the network lacks the
@@ -153,7 +155,7 @@ class FeatureExtractor:
         if folder:
             images = image_files(images)
         elif isinstance(images, str | Path):
-            images = [images]
+            images = [existing(images)]
         x = self.extract(images, feature, skip_unreadable)
         if folder and self.unreadable:
             left_out = {note.row for note in self.unreadable}
@@ -222,11 +224,23 @@ class FeatureExtractor:
 
 def locate(model: str | Path | Config, checkpoint: str | Path | None) -> tuple:
     """Config and checkpoint of a model, downloaded if it is given by name."""
+    if not isinstance(model, str | Path | Config):
+        raise ValueError(
+            f'The model must be a name in the model zoo, or a config with a checkpoint, but is '
+            f'{model!r}.'
+        )
     if checkpoint is not None:
         return model, checkpoint
     if isinstance(model, Config) or str(model).endswith('.py'):
         raise ValueError('A config needs a checkpoint: FeatureExtractor(config, checkpoint).')
     return zoo.show(model).config, zoo.download(model)
+
+
+def existing(path: str | Path) -> str | Path:
+    """A path, or an address that mmengine's backends open; FileNotFoundError if it is not there."""
+    if '://' not in str(path) and not Path(path).exists():
+        raise FileNotFoundError(f'There is no folder or image file {shown(path)}.')
+    return path
 
 
 def image_files(folder: str | Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.nn.functional import conv2d
 from mmcoke import __version__
 from mmcoke.features.extraction import averaged
 from mmcoke.features.extractor import FeatureExtractor, normalized
+from mmcoke.features.onnx_packages import packages
 from mmcoke.features.plain_images import center_crop
 from mmcoke.files import write_whole
 
@@ -92,20 +92,6 @@ def export_onnx(extractor: FeatureExtractor, path: str | Path) -> float:
 
     write_whole(Path(path), write)
     return max(differences)
-
-
-def packages() -> tuple[ModuleType, ModuleType]:
-    """onnx and onnxruntime, or an ImportError that says how to get all that is needed."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch uses it)
-    except ImportError as error:
-        raise ImportError(
-            f'{error.name} is missing. Install what ONNX needs: `pip install onnx onnxruntime '
-            'onnxscript`, the extra mmcoke[onnx].'
-        ) from error
-    return onnx, onnxruntime
 
 
 def to_onnx(network: nn.Module, images: Tensor):

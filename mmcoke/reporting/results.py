@@ -10,6 +10,7 @@ from typing import Any
 
 from mmcoke import __version__
 from mmcoke.files import plain, sha256_of, write_text
+from mmcoke.messages import shown
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'numpy', 'scikit-learn')
 
@@ -79,8 +80,8 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     checkpoint = record['checkpoint']
     source = dict(
         Protocol=record['protocol'],
-        Config=record['config'] and f'`{record["config"]}`',
-        Checkpoint=checkpoint and f'`{checkpoint["name"]}`, SHA-256 {checkpoint["sha256"]}…',
+        Config=record['config'] and f'`{shown(record["config"])}`',
+        Checkpoint=checkpoint and f'`{shown(checkpoint["name"])}`, SHA-256 {checkpoint["sha256"]}…',
         Date=record['date'],
         Versions=', '.join(f'{name} {number}' for name, number in record['versions'].items()),
     )

@@ -171,8 +171,7 @@ def find(name: str) -> Entry:
     near = near or get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     hint = f'Did you mean {", ".join(near)}? ' if near else ''
     raise ValueError(
-        f'The model zoo has no {name!r}. {hint}All names: `python tools/zoo.py list`, '
-        'mmcoke.zoo.list().'
+        f'The model zoo has no {name!r}. {hint}All names: `mmcoke zoo list`, mmcoke.zoo.list().'
     )
 
 

@@ -2,9 +2,12 @@
 
 import argparse
 
+from mmcoke.cli.main import run
+from mmcoke.cli.parser import Parser
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument('root', help='folder with train/CLASS/IMAGE; gets meta/train_Xpercent.txt')
     parser.add_argument('--percent', type=float, required=True, help='of the images, such as 1')
     parser.add_argument(
@@ -14,15 +17,15 @@ def main() -> None:
         'without it, images are drawn',
     )
     parser.add_argument('--seed', type=int, default=0, help='of the drawing (0)')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
     from mmcoke.datasets.label_list import write_label_list
 
-    try:
-        path, size = write_label_list(args.root, args.percent, names=args.names, seed=args.seed)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    path, size = write_label_list(args.root, args.percent, names=args.names, seed=args.seed)
     print(f'Wrote {path}: {size} images.')
 
 
 if __name__ == '__main__':
-    main()
+    run(main, parse_args())

@@ -8,13 +8,13 @@ protocol: docs/cifar10.md.
 
 import argparse
 
+from mmcoke.cli.main import run
 from mmcoke.cli.options import add_options, home
+from mmcoke.cli.parser import Parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument('work_dir', type=home, help='folder of a run')
     parser.add_argument('--config', type=home, help='of the run (the one in the work dir)')
     parser.add_argument('--checkpoint', type=home, help='(the last one of the work dir)')
@@ -34,14 +34,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    if args.batch_size < 1:
-        raise SystemExit(f'error: --batch-size must be at least 1, but is {args.batch_size}.')
+def main(args: argparse.Namespace) -> None:
     from mmcoke.cli import scores
 
     scores.main(args)
 
 
 if __name__ == '__main__':
-    main()
+    run(main, parse_args())

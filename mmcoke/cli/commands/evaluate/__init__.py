@@ -4,8 +4,8 @@ import argparse
 
 from mmcoke.cli.parser import add_commands
 
-HELP = 'what features are worth: knn, cluster, voc-svm'
-COMMANDS = ('knn', 'cluster', 'voc-svm')
+HELP = 'what features are worth: knn, linear, cluster, voc-svm'
+COMMANDS = ('knn', 'linear', 'cluster', 'voc-svm')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,12 @@
 
     mmcoke evaluate cluster CONFIG CHECKPOINT --data-root data/imagenet
 
+    mmcoke evaluate cluster CONFIG CHECKPOINT --data-root labelled
+
 k-means finds as many clusters as there are classes in the validation images. The pseudo-labels that
 a checkpoint of mmcoke holds are those of its training images, so these are needed as well: in
-DATA_ROOT/train, or where the config says.
+DATA_ROOT/train, or where the config says. If DATA_ROOT has a folder per class instead of train and
+val, they are compared by the names of the files, as far as these are there.
 """
 
 import argparse

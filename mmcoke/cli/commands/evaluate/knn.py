@@ -1,8 +1,10 @@
 """Weighted k-nearest neighbours on frozen features, of any checkpoint.
 
     mmcoke evaluate knn CONFIG CHECKPOINT --data-root data/imagenet
+    mmcoke evaluate knn CONFIG CHECKPOINT --data-root labelled
 
-An interrupted run goes on where it was: give the same command again.
+DATA_ROOT has train and val; or a folder per class: then each image is classified by all others. An
+interrupted run goes on where it was: give the same command again.
 """
 
 import argparse
@@ -15,7 +17,7 @@ HELP = 'accuracy of the nearest neighbours'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_frozen_arguments(parser)
     parser.add_argument(
-        '--k', type=int, nargs='+', default=[10, 20, 100, 200], help='neighbours (10 20 100 200)'
+        '--k', type=int, nargs='+', help='neighbours (10 20 100 200, as far as there are images)'
     )
     parser.add_argument(
         '--temperature', type=float, default=0.07, help='of the votes (%(default)s)'

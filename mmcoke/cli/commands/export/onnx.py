@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmcoke.features.onnx_packages import packages
+
+    packages()  # before the network is loaded
     from mmcoke.features.extractor import FeatureExtractor
     from mmcoke.features.onnx_export import export_onnx
 
