@@ -171,9 +171,14 @@ class SelfLabeler(nn.Module):
         return self.labels.num_clusters
 
     @property
+    def lower_bound(self) -> float:
+        """Lower bound of the size of a cluster, as a share of all samples."""
+        return self.min_ratio / self.num_clusters
+
+    @property
     def min_size(self) -> float:
         """Lower bound of the size of a cluster, in samples."""
-        return self.min_ratio * self.labels.num_samples / self.num_clusters
+        return self.lower_bound * self.labels.num_samples
 
     def start_from(self, centers_KD: Tensor) -> None:
         """Take clusters over, so that :meth:`refit` labels by them and makes none.
@@ -271,8 +276,7 @@ class SelfLabeler(nn.Module):
         agreed_N = self.labels.agreed[idx_N] == label_N
         sure_N = confident(prior_prob_NK, self.threshold) | agreed_N
         share_K = cluster_sizes(label_N[None], self.num_clusters) / len(label_N)
-        lower_bound = self.min_ratio / self.num_clusters
-        dual_step(self.dual, share_K, self.dual_lr, lower_bound, self.min_ratio < 1)
+        dual_step(self.dual, share_K, self.dual_lr, self.lower_bound, self.min_ratio < 1)
         changed = self.labels.write(idx_N, label_N)
         self._sums += torch.stack([changed, sure_N.float().mean(), torch.ones_like(changed)])
         return label_N.where(sure_N, UNASSIGNED)

@@ -29,16 +29,24 @@ def clustering_scores(label: ArrayLike, target: ArrayLike) -> dict[str, float]:
     Raises:
         ValueError: if the lengths differ, there are no samples, or the labels are no integers.
     """
-    from scipy.optimize import linear_sum_assignment
-
     counts = contingency(target, label)
     used = counts[counts.sum(1) > 0][:, counts.sum(0) > 0].toarray()
-    matched = used[linear_sum_assignment(used, maximize=True)].sum()
     return dict(
-        acc=float(matched / used.sum()),
+        acc=matched_share(used),
         nmi=mutual_information(counts),
         ari=adjusted_rand(counts),
     )
+
+
+def matched_share(counts: np.ndarray) -> float:
+    """Share of samples whose cluster is matched to their class, one to one, as well as can be.
+
+    Args:
+        counts: samples with each pair of class and cluster.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / counts.sum())
 
 
 def contingency(target: ArrayLike, label: ArrayLike) -> csr_array:

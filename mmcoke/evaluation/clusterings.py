@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -142,7 +141,11 @@ def clusters_of(checkpoint: str | Path) -> dict[str, Clusters]:
     Raises as :func:`~mmcoke.files.read_checkpoint`.
     """
     state = weights_of(read_checkpoint(checkpoint), checkpoint)
-    state = {name.removeprefix('module.'): x for name, x in state.items()}
+    return clusters_in({name.removeprefix('module.'): x for name, x in state.items()})
+
+
+def clusters_in(state: Mapping[str, Tensor]) -> dict[str, Clusters]:
+    """:func:`clusters_of`, of the state of a model."""
     if 'head.weight' in state:
         return dict(head=Clusters(state['head.weight']))
     found = {match[1]: Clusters(x) for name, x in state.items() if (match := CENTERS.match(name))}
@@ -165,6 +168,8 @@ def spread_samples(x: Tensor, num_clusters: int, *, seed: int = 0) -> Tensor:
     Raises:
         ValueError: if there are fewer samples than clusters, or one is not finite.
     """
+    from sklearn.cluster import kmeans_plusplus
+
     check_num_clusters(num_clusters, len(x))
     random = np.random.default_rng(seed)
     some = random.permutation(len(x))[: SEEDING * num_clusters]

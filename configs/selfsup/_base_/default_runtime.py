@@ -3,6 +3,7 @@ _base_ = '../../_base_/runtime.py'
 default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=3),
     replica_check=dict(type='ReplicaCheckHook'),
+    cluster_monitor=dict(type='ClusterMonitorHook'),
 )
 custom_hooks = [dict(type='CoKeHook')]
 

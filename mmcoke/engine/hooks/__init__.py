@@ -1,4 +1,5 @@
 from .checkpoint_hook import CheckpointHook
+from .cluster_monitor_hook import ClusterMonitorHook
 from .coke_hook import CoKeHook
 from .deepcluster_hook import DeepClusterHook
 from .deepcluster_v2_hook import DeepClusterV2Hook
@@ -19,6 +20,7 @@ from .swav_hook import SwAVHook
 
 __all__ = [
     'CheckpointHook',
+    'ClusterMonitorHook',
     'CoKeHook',
     'DeepClusterHook',
     'DeepClusterV2Hook',

@@ -112,6 +112,12 @@ class ClusteringAlgorithm(BaseSelfSupervisor):
             return 'augmentation draws its random numbers on the host'
         return None
 
+    seen: tuple[Tensor, Tensor] | None = None
+    """Features of the step before, (n, D) without gradient, and indices (n,), for who looks on.
+
+    Within a CUDA graph they lie where each replay writes them.
+    """
+
     def project(self, inputs: Tensor) -> Tensor:
         """Features after the neck, not normalized (n, D), of images (n, C, H, W)."""
         return self.neck(self.maps(self.backbone(inputs)))[-1]

@@ -134,7 +134,8 @@ class CoKe(ClusteringAlgorithm):
         """
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
-        return self.labelers.step(*global_batch(torch.stack(units).mean(0), idx_n))
+        self.seen = torch.stack(units).mean(0), idx_n
+        return self.labelers.step(*global_batch(*self.seen))
 
 
 @MODELS.register_module()

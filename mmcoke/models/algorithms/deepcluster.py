@@ -52,7 +52,8 @@ class ClassifierAlgorithm(ClusteringAlgorithm):
             )
         with explained_batch_norm():
             x_nD = self.project(views[0])
-        return self.classify(x_nD, sample_indices(data_samples, x_nD.device))
+        self.seen = x_nD.detach(), sample_indices(data_samples, x_nD.device)
+        return self.classify(x_nD, self.seen[1])
 
     def classify(self, x_nD: Tensor, idx_n: Tensor) -> dict[str, Tensor]:
         """The loss of the own images, of their features (n, D) and indices (n,)."""

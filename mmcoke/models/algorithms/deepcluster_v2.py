@@ -77,5 +77,5 @@ class DeepClusterV2(ClusteringAlgorithm):
         """Labels of the own images; the memory gets the mean of the full-size views, normalized."""
         self.check_labelers()
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
-        x_nD = normalize(torch.stack(units).mean(0), dim=1)
-        return self.labelers.step(*global_batch(x_nD, idx_n))
+        self.seen = normalize(torch.stack(units).mean(0), dim=1), idx_n
+        return self.labelers.step(*global_batch(*self.seen))

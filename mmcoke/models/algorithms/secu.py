@@ -52,6 +52,7 @@ class SeCu(CoKe):
             x_RD = self.head([self.project(torch.cat(group)) for group in self.passes(views)])
         x_BnD = x_RD.view(-1, len(views[0]), x_RD.shape[1])
         idx_n = sample_indices(data_samples, x_RD.device)
+        self.seen = x_BnD.detach().mean(0), idx_n
         targets = self.labelers.step(*global_batch(x_BnD.detach(), idx_n))
         losses = self.head.loss(x_BnD, self.labelers.centers, targets)
         return dict(losses, center_ce=self.labelers.center_loss)

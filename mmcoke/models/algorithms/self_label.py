@@ -63,8 +63,10 @@ class SelfLabel(ClusteringAlgorithm):
         weak, strong = inputs
         with explained_batch_norm():
             with torch.no_grad():
-                prob_nK = self.head(self.project(weak)).softmax(1)
+                x_nD = self.project(weak)
+                prob_nK = self.head(x_nD).softmax(1)
             logits_nK = self.head(self.project(strong))
         idx_n = sample_indices(data_samples, weak.device)
+        self.seen = x_nD, idx_n
         prob_NK, idx_N, own = global_batch(prob_nK, idx_n)
         return self.head.loss(logits_nK, self.labelers[0].step(prob_NK, idx_N)[own])

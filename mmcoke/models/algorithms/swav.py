@@ -60,6 +60,7 @@ class SwAV(ClusteringAlgorithm):
     def _codes(self, projections: list[Tensor], idx_n: Tensor) -> Tensor:
         """Codes of the own images (2, n, K): those of the global batch, of which they are rows."""
         units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
+        self.seen = units[0], idx_n
         x_VND, idx_N, own = global_batch(torch.stack(units), idx_n)
         prototypes_KD = self.head.normalize_prototypes()
         return self.labelers[0].step(x_VND, idx_N, prototypes_KD, own)
