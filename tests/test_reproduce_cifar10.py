@@ -62,6 +62,8 @@ def test_all_runs_are_in_the_results_and_in_the_table(compared):
     assert coke['epochs'] == 3 and coke['split'] == 'test'
     seconds = [seconds for _, seconds, _ in coke['curve']]
     assert 0 < seconds[0] <= seconds[1] <= seconds[2] == coke['seconds']
+    checkpoint = read_checkpoint(folder / 'coke/seed0/epoch_3.pth')['state_dict']
+    assert checkpoint['labelers.0.labels.label'].shape == (1257,)  # all of the training split
     # The probe of the last epoch and the scores are of the same network.
     assert coke['curve'][-1][2] == pytest.approx(coke['scores']['knn']['20'], abs=2 / 540)
     assert row(folder, 'coke')['kNN 20'] == f'{100 * coke["scores"]["knn"]["20"]:.1f}'
