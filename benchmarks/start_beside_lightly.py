@@ -16,12 +16,12 @@ import argparse
 import json
 import time
 from pathlib import Path
+from statistics import mean
 
 import torch
 from _timing import machine
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from mmpretrain.models import BaseSelfSupervisor
 from rich.console import Console
@@ -35,7 +35,6 @@ from mmcoke.datasets.cifar10 import cifar10_sources, write_part
 from mmcoke.engine.checkpoint import saved_checkpoints
 from mmcoke.engine.hooks import KNNHook
 from mmcoke.engine.launch import train
-from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.engine.run_length import set_epochs
 from mmcoke.files import write_text, write_whole
 from mmcoke.registry import HOOKS, MODELS
@@ -128,21 +127,16 @@ class StartKNNHook(KNNHook):
     clock = staticmethod(time.process_time)
 
     def predict(self, x_train: Tensor, y_train: Tensor, x_test: Tensor) -> Tensor:
-        self.more = dict(rank=effective_rank(x_train))
+        self.rank = effective_rank(x_train)
         return super().predict(x_train, y_train, x_test)
 
     def accuracy(self, runner: Runner) -> float:
-        accuracy = super().accuracy(runner)
-        if is_main_process():
-            target = self._sets[0][1]
-            tables = [x.newest.label.long() for x in getattr(unwrap(runner.model), 'labelers', [])
-                      if hasattr(x, 'newest')]
-            if tables:
-                values = [purity(x, target) for x in tables]
-                self.more['purity'] = sum(values) / len(values)
-            runner.visualizer.add_scalars(
-                {f'start/{k}': v for k, v in self.more.items()}, step=runner.epoch + 1
-            )
+        accuracy, labelers = super().accuracy(runner), getattr(runner.model, 'labelers', [])
+        more = {'start/rank': self.rank}
+        tables = [labeler.newest.label.long() for labeler in labelers if hasattr(labeler, 'newest')]
+        if tables:
+            more['start/purity'] = mean(purity(label, self._sets[0][1]) for label in tables)
+        runner.visualizer.add_scalars(more, step=runner.epoch + 1)
         return accuracy
 
 
@@ -228,8 +222,16 @@ def plot(found: dict[str, list], path: Path) -> None:
     for number, (name, curve) in enumerate(found.items()):
         minutes = [seconds / 60 for _, seconds, _ in curve]
         dashes = '--' if name in LIGHTLYS else '-'
-        axes.plot(minutes, [100 * x for _, _, x in curve], dashes, marker='o', ms=3, lw=1.2,
-                  color=f'C{number}', label=name)
+        axes.plot(
+            minutes,
+            [100 * x for _, _, x in curve],
+            dashes,
+            marker='o',
+            ms=3,
+            lw=1.2,
+            color=f'C{number}',
+            label=name,
+        )
     axes.set(xlabel='CPU minutes of training, one thread', ylabel='kNN accuracy, k = 20 (%)')
     axes.set_xlim(left=0)
     axes.legend(frameon=False, fontsize='small')
@@ -244,8 +246,10 @@ def main() -> None:
     parser.add_argument('--methods', nargs='*', choices=(*OURS, *LIGHTLYS), default=[])
     parser.add_argument('--data', default='data/cifar10', help='(%(default)s)')
     parser.add_argument('--num-images', type=int, default=10_000, help='(%(default)s)')
-    parser.add_argument('--width', type=int, default=16, help="of the stem (%(default)s)")
-    parser.add_argument('--epochs', type=int, default=10, help='passes over the images (%(default)s)')
+    parser.add_argument('--width', type=int, default=16, help='of the stem (%(default)s)')
+    parser.add_argument(
+        '--epochs', type=int, default=10, help='passes over the images (%(default)s)'
+    )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--work-dir', type=Path, default='work_dirs/start')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw all that is there, as SVG')

@@ -12,9 +12,7 @@ from mmcoke.cli.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ('coke', 'secu', 'swav', 'deepclusterv2', 'deepcluster', 'sela', 'odc')
-CONFIGS = {
-    name: ROOT / f'configs/selfsup/{name}/{name}_tiny_1xb64_digits.py' for name in METHODS
-}
+CONFIGS = {name: ROOT / f'configs/selfsup/{name}/{name}_tiny_1xb64_digits.py' for name in METHODS}
 
 
 def parse_args() -> argparse.Namespace:
