@@ -47,9 +47,16 @@ HID_CHANNELS, OUT_CHANNELS = 512, 128
 
 WARM_UP = {'param_scheduler.0.warmup': 5}
 INSTANCE = {'model.head.type': 'InstanceCoKeHead', 'model.head.instance_epochs': 6}
+HELD = {
+    'param_scheduler.0.zero': 0,
+    'param_scheduler.0.warmup': 1,
+    'model.head.type': 'InstanceCoKeHead',
+    'model.head.instance_epochs': 20,
+}
 OURS = {
     'coke-2view': (TWO_VIEWS, WARM_UP),
     'coke-2view-mended': (TWO_VIEWS, WARM_UP | INSTANCE | dict(kmeans=True)),
+    'coke-2view-held': (TWO_VIEWS, HELD | dict(kmeans=True)),
     'coke': ('coke/coke_r18_1xb128_cifar10.py', {}),
     'coke-mended': ('coke/coke_r18_1xb128_cifar10.py', WARM_UP),
     'secu': ('secu/secu_r18_1xb128_cifar10.py', {}),
