@@ -15,6 +15,7 @@ one is left as it is. Both are in ``work_dirs/start``, by method.
 import argparse
 import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 
@@ -47,6 +48,8 @@ HID_CHANNELS, OUT_CHANNELS = 512, 128
 
 WARM_UP = {'param_scheduler.0.warmup': 5}
 INSTANCE = {'model.head.type': 'InstanceCoKeHead', 'model.head.instance_epochs': 6}
+CLUSTERS_100 = {'model.clustering.num_clusters': 100}  # 100 images each, as in the recipes
+CLUSTERS_512 = {'model.clustering.num_clusters': 512}  # as lightly's
 HELD = {
     'param_scheduler.0.zero': 0,
     'param_scheduler.0.warmup': 1,
@@ -60,10 +63,10 @@ OURS = {
     'coke': ('coke/coke_r18_1xb128_cifar10.py', {}),
     'coke-mended': ('coke/coke_r18_1xb128_cifar10.py', WARM_UP),
     'secu': ('secu/secu_r18_1xb128_cifar10.py', {}),
-    'swav': ('swav/swav_r18_1xb128_cifar10.py', {}),
+    'swav': ('swav/swav_r18_1xb128_cifar10.py', CLUSTERS_512),
     'deepclusterv2': ('deepclusterv2/deepclusterv2_r18_1xb128_cifar10.py', {}),
-    'deepcluster': ('deepcluster/deepcluster_r18_1xb128_cifar10.py', {}),
-    'odc': ('odc/odc_r18_1xb128_cifar10.py', {}),
+    'deepcluster': ('deepcluster/deepcluster_r18_1xb128_cifar10.py', CLUSTERS_100),
+    'odc': ('odc/odc_r18_1xb128_cifar10.py', CLUSTERS_100),
 }
 """Recipes, and what is changed."""
 
@@ -268,9 +271,13 @@ def main() -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         write_part(sources['train'], args.num_images, part)
     sources['train'] = str(part)
+    if set(args.methods) & set(LIGHTLYS) and find_spec('lightly') is None:
+        parser.error('lightly is not installed: pip install --no-deps lightly==1.6.0')
     for name in args.methods:
         run(name, args, sources)
     found = curves(args.work_dir)
+    if not found:
+        parser.error(f'{args.work_dir} holds no curve yet: give --methods')
     Console(width=150).print(table(found, args.work_dir))
     if args.plot:
         plot(found, args.plot)
