@@ -31,7 +31,7 @@ from slow_start import effective_rank, purity
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mmcoke.cli.reproduce_cifar10 import knn_curve, knn_probe
+from mmcoke.cli.reproduce_cifar10 import knn_curve, knn_probe, narrow
 from mmcoke.datasets.cifar10 import cifar10_sources, write_part
 from mmcoke.engine.checkpoint import saved_checkpoints
 from mmcoke.engine.hooks import KNNHook
@@ -157,7 +157,7 @@ def config(name: str, args: argparse.Namespace, sources: dict) -> Config:
         cfg = our_config(RECIPES / recipe, dict(options), args.epochs)
     else:
         cfg = lightly_config(*LIGHTLYS[name], args)
-    cfg.model.backbone.update(stem_channels=args.width, base_channels=args.width)
+    narrow(cfg, args.width)
     cfg.work_dir = cfg.experiment_name = str(args.work_dir / name)
     cfg.resume, cfg.log_level = bool(saved_checkpoints(args.work_dir / name)), 'ERROR'
     cfg.randomness.seed = args.seed

@@ -11,9 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, fork, run_tool
+from conftest import CONFIGS, ROOT, fork, run_tool
+from mmengine.config import Config
 
-from mmcoke.cli.reproduce_cifar10 import check_order
+from mmcoke.cli.reproduce_cifar10 import check_order, narrow
 from mmcoke.datasets.cifar10 import save_npz
 from mmcoke.files import read_checkpoint
 
@@ -130,6 +131,16 @@ def test_an_order_that_is_not_shown_is_told_by_means_over_the_seeds(capsys):
     assert said.startswith(
         'the order is another one: coke-2view 0.510, coke 0.500 (kmeans test acc)'
     )
+
+
+def test_a_narrow_network_has_its_share_of_principal_components():
+    cfg = Config.fromfile(CONFIGS / 'deepcluster/deepcluster_r18_1xb128_cifar10.py')
+    narrow(cfg, 16)
+    assert cfg.model.backbone.base_channels == cfg.model.backbone.stem_channels == 16
+    assert cfg.model.clustering.pca_dim == 64  # of 128 features, as 256 of 512
+    cfg = Config.fromfile(CONFIGS / 'coke/coke_r18_1xb128_cifar10.py')
+    narrow(cfg, 16)
+    assert 'pca_dim' not in cfg.model.clustering
 
 
 def until(path, process):
