@@ -262,6 +262,7 @@ def main() -> None:
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--work-dir', type=Path, default='work_dirs/start')
+    parser.add_argument('--resume', action='store_true', help='as without: runs always go on')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw all that is there, as SVG')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all that is there')
     args = parser.parse_args()
