@@ -197,7 +197,8 @@ def run(views: int, options: dict, seed: int, epochs: int) -> dict:
     cfg = Config.fromfile(RECIPES / VIEWS[views])
     set_epochs(cfg, epochs)
     zero, first = options.pop('zero', 1), options.pop('kmeans', False)
-    cfg.param_scheduler[0].zero, cfg.train_cfg.max_epochs = zero, epochs + zero
+    cfg.param_scheduler[0].update(zero=zero, warmup=1)  # the published 10 of 150 ... 1000 epochs
+    cfg.train_cfg.max_epochs = epochs + zero
     cfg.merge_from_dict(options)
     cfg.randomness.seed = cfg.model.clustering.seed = seed
     cfg.default_hooks.checkpoint.interval, cfg.log_level = 10 * epochs, 'ERROR'

@@ -99,12 +99,13 @@ def test_the_baselines_learn(quickstart, method, tmp_path):
 
 def test_all_methods_share_one_table_and_one_page(quickstart, tmp_path):
     out, metrics = quickstart(tmp_path, '--all', '--cfg-options', 'train_cfg.max_epochs=2')
-    methods = {'coke', 'deepcluster', 'odc'}
+    methods = {'coke', 'secu', 'swav', 'deepclusterv2', 'deepcluster', 'sela', 'odc'}
     assert set(metrics) == methods | {'pixels', 'random_init', 'train_seconds'}
     assert all(set(metrics[name]) == SCORES for name in metrics if name != 'train_seconds')
-    assert all(name in out for name in ('CoKe', 'DeepCluster', 'ODC', 'untrained', 'pixels'))
+    trained = ('CoKe', 'SeCu', 'SwAV', 'DeepClusterV2', 'DeepCluster', 'SeLa', 'ODC')
+    assert all(name in out for name in (*trained, 'untrained', 'pixels'))
     page = (tmp_path / 'report.html').read_text()
-    assert page.count('<svg') == 6 and page.count('data:image/png;base64,') == 3
+    assert page.count('<svg') == 14 and page.count('data:image/png;base64,') == 7
     for name in methods:
         assert (tmp_path / name / 'epoch_2.pth').is_file()
 

@@ -11,9 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, fork, run_tool
+from conftest import CONFIGS, ROOT, fork, run_tool
+from mmengine.config import Config
 
-from mmcoke.cli.reproduce_cifar10 import check_order
+from mmcoke.cli.reproduce_cifar10 import check_order, narrow
 from mmcoke.datasets.cifar10 import save_npz
 from mmcoke.files import read_checkpoint
 
@@ -62,6 +63,8 @@ def test_all_runs_are_in_the_results_and_in_the_table(compared):
     assert coke['epochs'] == 3 and coke['split'] == 'test'
     seconds = [seconds for _, seconds, _ in coke['curve']]
     assert 0 < seconds[0] <= seconds[1] <= seconds[2] == coke['seconds']
+    checkpoint = read_checkpoint(folder / 'coke/seed0/epoch_3.pth')['state_dict']
+    assert checkpoint['labelers.0.labels.label'].shape == (1257,)  # all of the training split
     # The probe of the last epoch and the scores are of the same network.
     assert coke['curve'][-1][2] == pytest.approx(coke['scores']['knn']['20'], abs=2 / 540)
     assert row(folder, 'coke')['kNN 20'] == f'{100 * coke["scores"]["knn"]["20"]:.1f}'
@@ -128,6 +131,16 @@ def test_an_order_that_is_not_shown_is_told_by_means_over_the_seeds(capsys):
     assert said.startswith(
         'the order is another one: coke-2view 0.510, coke 0.500 (kmeans test acc)'
     )
+
+
+def test_a_narrow_network_has_its_share_of_principal_components():
+    cfg = Config.fromfile(CONFIGS / 'deepcluster/deepcluster_r18_1xb128_cifar10.py')
+    narrow(cfg, 16)
+    assert cfg.model.backbone.base_channels == cfg.model.backbone.stem_channels == 16
+    assert cfg.model.clustering.pca_dim == 64  # of 128 features, as 256 of 512
+    cfg = Config.fromfile(CONFIGS / 'coke/coke_r18_1xb128_cifar10.py')
+    narrow(cfg, 16)
+    assert 'pca_dim' not in cfg.model.clustering
 
 
 def until(path, process):

@@ -13,12 +13,29 @@ def recipe(**settings):
 
 def test_epochs_at_rate_0_come_on_top_and_the_warmup_shrinks():
     cfg = Config.fromfile(CONFIGS / 'coke/coke_r18_1xb128-2view_cifar10.py')
-    set_epochs(cfg, 100)
-    assert cfg.train_cfg.max_epochs == 101
+    set_epochs(cfg, 320)
+    assert cfg.train_cfg.max_epochs == 321
     (schedule,) = cfg.param_scheduler
-    assert (schedule.zero, schedule.warmup) == (1, 2)  # 10 of 400 epochs: 2.5 of 100
-    set_epochs(cfg, 100)  # it is so already
-    assert cfg.train_cfg.max_epochs == 101 and cfg.param_scheduler[0].warmup == 2
+    assert (schedule.zero, schedule.warmup) == (1, 8)  # 10 of 400 epochs
+    set_epochs(cfg, 320)  # it is so already
+    assert cfg.train_cfg.max_epochs == 321 and cfg.param_scheduler[0].warmup == 8
+
+
+@pytest.mark.parametrize(
+    'recipe, epochs, warmup',
+    [
+        ('coke/coke_r18_1xb128-2view_cifar10.py', 100, 5),  # 10 of 400 epochs would be 2.5
+        ('coke/coke_r18_1xb128-2view_cifar10.py', 10, 5),
+        ('coke/coke_r18_1xb128-2view_cifar10.py', 7, 3),
+        ('coke/coke_r18_1xb128-2view_cifar10.py', 1, 1),
+        ('self_label/self_label_tiny_1xb64_digits.py', 10, 2),
+        ('odc/odc_r18_1xb128_cifar10.py', 10, 0),
+    ],
+)
+def test_of_a_warmup_five_epochs_stay_or_half_of_a_short_training(recipe, epochs, warmup):
+    cfg = Config.fromfile(CONFIGS / recipe)
+    set_epochs(cfg, epochs)
+    assert cfg.param_scheduler[0].warmup == warmup
 
 
 def test_the_recipe_in_as_many_epochs_as_it_has_is_the_recipe():

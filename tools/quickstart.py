@@ -11,11 +11,8 @@ from mmcoke.cli.options import add_options
 from mmcoke.cli.parser import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = dict(
-    coke=ROOT / 'configs/selfsup/coke/coke_tiny_1xb64_digits.py',
-    deepcluster=ROOT / 'configs/selfsup/deepcluster/deepcluster_tiny_1xb64_digits.py',
-    odc=ROOT / 'configs/selfsup/odc/odc_tiny_1xb64_digits.py',
-)
+METHODS = ('coke', 'secu', 'swav', 'deepclusterv2', 'deepcluster', 'sela', 'odc')
+CONFIGS = {name: ROOT / f'configs/selfsup/{name}/{name}_tiny_1xb64_digits.py' for name in METHODS}
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         '--config', default=CONFIGS['coke'], help='another recipe for the digits (%(default)s)'
     )
     recipes.add_argument(
-        '--all', action='store_true', help='CoKe, DeepCluster and ODC, one after the other'
+        '--all', action='store_true', help='all seven methods, one after the other'
     )
     parser.add_argument('--seed', type=int, default=0, help='of weights, batches and centers (0)')
     parser.add_argument(

@@ -8,13 +8,17 @@ from mmengine.config import Config
 LENGTHS = ('warmup', 'begin', 'end', 'T_max', 'milestones')
 """What schedulers measure in epochs; ``zero``, CoKe's epoch at rate 0, is one in any case."""
 
+WARMUP = 5
+"""Epochs of warm-up that are kept: a rate that rises faster costs CoKe more than ten epochs."""
+
 
 def set_epochs(cfg: Config, epochs: int) -> None:
     """Train for so many epochs, with all that hangs on them in proportion.
 
     Warm-up and other parts of the learning-rate schedule, and settings of model and hooks whose
-    names end with ``_epoch`` or ``_epochs``; what was 1 or more stays so. An epoch at learning rate
-    0, with which some recipes begin, comes on top.
+    names end with ``_epoch`` or ``_epochs``; what was 1 or more stays so. Of the warm-up of
+    ``WarmupCosineLR``, :data:`WARMUP` epochs stay, or half of the training, unless the recipe has
+    fewer. An epoch at learning rate 0, with which some recipes begin, comes on top.
 
     Args:
         cfg: of a training by epochs; changed.
@@ -33,8 +37,11 @@ def set_epochs(cfg: Config, epochs: int) -> None:
     for scheduler in schedulers:
         if is_ours(scheduler):
             scheduler.setdefault('warmup', 10)  # that of the class
+        kept = min(scheduler.get('warmup', 0), WARMUP, epochs // 2)
         if scheduler.get('by_epoch', True):
             scale(scheduler, factor, LENGTHS)
+        if kept:
+            scheduler['warmup'] = max(kept, scheduler['warmup'])
     for part in settings_in([cfg.model, cfg.get('custom_hooks') or []]):
         scale(part, factor, [name for name in part if name.endswith(('_epoch', '_epochs'))])
     cfg.train_cfg.max_epochs = epochs + zero
