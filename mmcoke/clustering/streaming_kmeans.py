@@ -104,10 +104,11 @@ def stream_kmeans(
             or a state belongs to another clustering.
     """
     check_arguments(x_AD, num_clusters, min_size, num_passes, batch_size, seed)
+    device = default_device(device)
     if state is None:
-        check_rows(x_AD)
+        check_rows(x_AD, device)
     batch_size = batch_size or default_batch_size(len(x_AD), num_clusters)
-    stream = RowStream(x_AD, batch_size, seed, default_device(device))
+    stream = RowStream(x_AD, batch_size, seed, device)
     clustering = Clustering(stream, num_clusters, min_size, num_passes)
     if state is not None:
         clustering.load(state)
@@ -142,14 +143,15 @@ def assign_stream(
     Raises:
         ValueError: in one line, if shapes do not fit, or rows are zero or not finite.
     """
-    check_rows(x_AD)
+    device = default_device(device)
+    check_rows(x_AD, device)
     if centers_KD.ndim != 2 or centers_KD.shape[1] != x_AD.shape[1]:
         raise ValueError(
             f'The centers must be (K, {x_AD.shape[1]}), as wide as the vectors, but are '
             f'{tuple(centers_KD.shape)}.'
         )
-    stream = RowStream(x_AD, 1, 0, default_device(device))
-    centers_KD = centers_KD.to(stream.device, torch.float32)
+    stream = RowStream(x_AD, 1, 0, device)
+    centers_KD = centers_KD.to(device, torch.float32)
     dual_K = centers_KD.new_zeros(len(centers_KD)) if dual_K is None else dual_K.to(centers_KD)
     size = rows_per_chunk(centers_KD) * CHUNKS_PER_SPAN
     parts = [
@@ -241,15 +243,18 @@ class Clustering:
     def _batch(self, number: int, index: int) -> None:
         """Assign a batch, and move duals and centers; begin and end passes."""
         is_last = number == self.num_passes - 1
+        # The first sample alone would else be the center, where batches have hardly one of each.
+        prior = int(not is_last and self.stream.batch_size < 2 * self.kmeans.num_clusters)
         if index == 0:
             self.kmeans.set_epoch(number)
+            self.kmeans.count.fill_(prior)
         self.kmeans.epoch = number
         x_ND = self.stream.batch(number, index)
         self._bound(len(x_ND), is_last)
         centers = self.kmeans.centers if is_last else self.kmeans.running
         self.kmeans.update(x_ND, assign_batch(x_ND, centers, self.kmeans.dual))
         if index == self.stream.num_batches - 1:
-            empty = (self.kmeans.count == 0).nonzero().flatten()
+            empty = (self.kmeans.count == prior).nonzero().flatten()
             self.kmeans.end_epoch()
             if len(empty):
                 self._reseed(empty, number)
