@@ -2,7 +2,7 @@
 exact assignment to the same centers, or its memory:
 
     python benchmarks/streaming_kmeans.py                        # 60,000 x 64, K = 500
-    python benchmarks/streaming_kmeans.py --data synthetic       # 1,000,000 x 128, K = 1,000: minutes
+    python benchmarks/streaming_kmeans.py --data synthetic       # 1,000,000 x 128: minutes
     python benchmarks/streaming_kmeans.py --features x.npy --num-clusters 100
     python benchmarks/streaming_kmeans.py --exact                # 5,000 points of the data
     python benchmarks/streaming_kmeans.py --memory               # A x 256 on disk, K = 10,000

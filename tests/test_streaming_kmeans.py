@@ -151,6 +151,21 @@ def test_samples_that_are_all_the_same_fill_all_clusters(min_size):
     torch.testing.assert_close(result.similarity, torch.ones(100))
 
 
+def test_clusters_that_nothing_chose_begin_anew_at_far_samples():
+    """Of 200 samples 196 are the same: most of the first centers are, and one of them wins."""
+    x = torch.eye(5)[[0] * 90 + [1, 2] + [0] * 106 + [3, 4]]
+    result = stream_kmeans(x, 5)
+    assert result.num_moved == 0  # there is none to fill
+    assert sorted(torch.bincount(result.label).tolist()) == [1, 1, 1, 1, 196]
+
+
+@pytest.mark.parametrize('batch_size', [1, 200, 1000])
+def test_a_batch_size_from_one_to_all_is_fine(batch_size):
+    x = made_up(200, 6)
+    result = stream_kmeans(x, 15, min_size=5, batch_size=batch_size, num_passes=2)
+    check(x, result, 15, 5)
+
+
 def test_one_cluster_and_as_many_clusters_as_samples():
     x = made_up(30, 5)
     one = stream_kmeans(x, 1)
@@ -308,7 +323,7 @@ def test_a_pass_has_every_row_once_in_an_order_of_its_own():
     x = torch.arange(1, 10_001).float()[:, None].repeat(1, 2)
     stream = RowStream(x, 300, 0, 'cpu')
     stream.block = 64  # as of a large table
-    stream.rows = x.__getitem__
+    stream._unit = lambda x_nD: x_nD
     first, second = (
         torch.cat([stream.batch(number, i) for i in range(stream.num_batches)])[:, 0]
         for number in (0, 1)
