@@ -10,6 +10,7 @@ exact assignment to the same centers, or its memory:
 
 import argparse
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -141,9 +142,21 @@ def exact(similarity_AK: np.ndarray, min_size: int) -> float:
     return -best.fun / num_samples
 
 
-def anonymous(name: str) -> int:
+def anonymous() -> int:
     """Bytes of memory that are no file's (Linux): now."""
-    return int(Path('/proc/self/status').read_text().split(f'{name}:')[1].split()[0]) << 10
+    return int(Path('/proc/self/status').read_text().split('RssAnon:')[1].split()[0]) << 10
+
+
+class Peak(threading.Thread):
+    """The most of it, looked at every 5 ms, until ``stop`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.stop, self.bytes = threading.Event(), 0
+
+    def run(self) -> None:
+        while not self.stop.wait(0.005):
+            self.bytes = max(self.bytes, anonymous())
 
 
 def memory(args: argparse.Namespace) -> None:
@@ -157,22 +170,22 @@ def memory(args: argparse.Namespace) -> None:
                 part = table[start : start + (1 << 16)]
                 part[:] = np.random.default_rng(start).standard_normal(part.shape, np.float32)
             del part, table
-            before, peak = anonymous('RssAnon'), 0
+            before, peak = anonymous(), Peak()
+            peak.start()
             x_AD = memory_mapped(f'{folder}/x.npy')
             size = default_batch_size(num_samples, args.num_clusters)
             found = Clustering(RowStream(x_AD, size, 0, 'cpu'), args.num_clusters, 10, 3)
             for step in (0, 1, 16, 17, found.num_batches):
                 found.step = step
                 found.advance()
-                peak = max(peak, anonymous('RssAnon'))
             # As if all were labelled, and nothing missing but in a few clusters.
             found.label_A = torch.arange(num_samples) % (args.num_clusters - 20)
             found.similarity_A.fill_(0.5)
             found.result()
-            peak = max(peak, anonymous('RssAnon'))
+            peak.stop.set()
             Console().print(
                 f'{num_samples:,} x 256, K = {args.num_clusters:,}, batches of {size:,}: '
-                f'{(peak - before) / 1e6:,.0f} MB'
+                f'{(peak.bytes - before) / 1e6:,.0f} MB'
             )
 
 
