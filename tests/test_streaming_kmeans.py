@@ -206,6 +206,7 @@ def test_the_repair_is_near_the_best_assignment_of_these_sizes():
 def small_chunks(monkeypatch):
     """Several chunks in a batch, several spans of labels."""
     monkeypatch.setattr(module, 'MIN_ROWS', 16)
+    monkeypatch.setattr(module, 'SAMPLES_PER_EPOCH', 20)  # two epochs in a pass
     monkeypatch.setattr(module, 'MAX_ROWS', 16)
     monkeypatch.setattr(module, 'CHUNKS_PER_SPAN', 8)
 
@@ -244,6 +245,7 @@ def in_process(rank, world_size, folder):
     torch.set_num_threads(1)
     module.MIN_ROWS = module.MAX_ROWS = 16
     module.CHUNKS_PER_SPAN = 8
+    module.SAMPLES_PER_EPOCH = 20
     if world_size > 1:
         store = f'file://{folder}/store{world_size}'
         dist.init_process_group('gloo', store, rank=rank, world_size=world_size)
