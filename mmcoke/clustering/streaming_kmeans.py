@@ -37,6 +37,10 @@ LOOSE_RATIO = 0.1
 SAMPLES_PER_EPOCH = 128
 """Of a cluster; a pass of a large table has several epochs, so that centers forget the past."""
 
+PRIOR_SAMPLES = 2
+"""As so many samples counts a center of the epoch before, if a batch has no more of a cluster. In
+larger batches it is better forgotten: new centers get out of places that are merely good."""
+
 SECONDS_PER_SAVE = 30.0
 
 
@@ -247,8 +251,9 @@ class Clustering:
     def _batch(self, number: int, index: int) -> None:
         """Assign a batch, and move duals and centers; begin and end epochs."""
         is_last = number == self.num_passes - 1
-        # The first sample alone would else be the center, where batches have hardly one of each.
-        prior = int(not is_last and self.stream.batch_size < 2 * self.kmeans.num_clusters)
+        # Else the first one or two samples alone would be the center, where a batch has no more.
+        is_small = self.stream.batch_size <= PRIOR_SAMPLES * self.kmeans.num_clusters
+        prior = PRIOR_SAMPLES if is_small and not is_last else 0
         if index == 0 or self._epoch(number, index) != self._epoch(number, index - 1):
             self.kmeans.set_epoch(number)
             self.kmeans.count.fill_(prior)
