@@ -124,7 +124,7 @@ class Repair:
 
     def _best_others(self, rows: Tensor) -> Tensor:
         """Nearest of the other clusters, int64 (n,)."""
-        return self._with_centers(rows, [torch.int64], lambda *args: (best_other(*args)[1],))[0]
+        return self._with_centers(rows, [torch.int64], lambda *args: (others(*args).argmax(1),))[0]
 
     def _compared(self, rows: Tensor) -> list[Tensor]:
         """Similarity and margin."""
@@ -145,12 +145,12 @@ class Repair:
 def similarity_and_margin(similarity_nK: Tensor, label_n: Tensor) -> tuple[Tensor, Tensor]:
     """To the center of the own cluster, and that minus the best other one; spoils its argument."""
     own_n = similarity_nK.gather(1, label_n[:, None])[:, 0]
-    return own_n, own_n - best_other(similarity_nK, label_n)[0]
+    return own_n, own_n - others(similarity_nK, label_n).amax(1)
 
 
-def best_other(similarity_nK: Tensor, label_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest similarity to another cluster, and its place; spoils its argument."""
-    return similarity_nK.scatter_(1, label_n[:, None], -math.inf).max(1)
+def others(similarity_nK: Tensor, label_n: Tensor) -> Tensor:
+    """The similarities without those to the own cluster, in place."""
+    return similarity_nK.scatter_(1, label_n[:, None], -math.inf)
 
 
 def rank_within(group_n: Tensor) -> Tensor:

@@ -50,19 +50,24 @@ class RowStream:
         """Unit rows (N, D) of a batch of a pass; in order, each window is read once."""
         place, first = divmod(index, BATCHES_PER_WINDOW)
         if self.window[0] != (number, place):
+            self.window = (None, None)  # not two at once
             self.window = ((number, place), self._read_window(number, place))
         first *= self.batch_size
-        return self.window[1][first : first + self.batch_size]
+        return self._unit(self.window[1][first : first + self.batch_size])
 
     def rows(self, rows: Tensor | slice) -> Tensor:
         """Unit rows (n, D) at some places, int64 (n,) or a slice."""
-        return unit_rows(self.x_AD[rows].to(self.device, non_blocking=True))
+        return self._unit(self.x_AD[rows])
+
+    def _unit(self, x_nD: Tensor) -> Tensor:
+        return unit_rows(x_nD.to(self.device, non_blocking=True))
 
     def _read_window(self, number: int, place: int) -> Tensor:
+        """Rows of a window, mixed, as they are in the table."""
         size = BATCHES_PER_WINDOW * self.batch_size
         rows = self._ordered(number, place * size, min((place + 1) * size, len(self.x_AD)))
         mixed = np.random.default_rng((self.seed, number, place)).permutation(len(rows))
-        return self.rows(rows)[torch.from_numpy(mixed).to(self.device)]
+        return self.x_AD[rows][torch.from_numpy(mixed)]
 
     def _ordered(self, number: int, start: int, end: int) -> Tensor:
         """Rows at some places of the order in which a pass reads; what makes no block is last."""
@@ -84,8 +89,12 @@ class RowStream:
         return starts[:-1] + (share * starts.diff()).long()
 
 
-def check_rows(x_AD: Tensor) -> None:
+def check_rows(x_AD: Tensor, device: torch.device | str = 'cpu') -> None:
     """Refuse a table that has no directions; each process reads its part.
+
+    Args:
+        x_AD: see :class:`RowStream`.
+        device: through which processes exchange what they find.
 
     Raises:
         ValueError: in one line, if the table is not (A, D) of such numbers, or if rows are zero or
@@ -102,7 +111,7 @@ def check_rows(x_AD: Tensor) -> None:
         size_n = torch.maximum(-low_n, high_n)
         return (~((size_n > 0) & size_n.isfinite()),)
 
-    (bad_A,) = shared([torch.uint8], len(x_AD), ROWS_PER_READ, is_bad)
+    (bad_A,) = shared([torch.uint8], len(x_AD), ROWS_PER_READ, is_bad, device)
     if bad_A.any():
         rows = bad_A.nonzero().flatten().tolist()
         named = ', '.join(map(str, rows[:NAMED_ROWS])) + (', …' if len(rows) > NAMED_ROWS else '')

@@ -19,8 +19,9 @@ SCORES_PER_CHUNK = dict(cpu=1 << 17, cuda=1 << 27)
 """On CPU 512 kB stay in the cache; a GPU wants much at once."""
 
 MIN_ROWS, MAX_ROWS = 64, 1 << 13
+MIN_SCORES = 1 << 16
 CHUNKS_PER_BATCH = 8
-"""At least: so many processes share a batch."""
+"""Unless they get too small: so many processes share a batch."""
 
 CHUNKS_PER_SPAN = 64
 REACH = 0.3
@@ -32,6 +33,13 @@ MAX_DUAL_STEP = 0.05
 
 LOOSE_RATIO = 0.1
 """Bound of the first passes as a share of A / K, if the wanted one is lower: no cluster starves."""
+
+SAMPLES_PER_EPOCH = 128
+"""Of a cluster; a pass of a large table has several epochs, so that centers forget the past."""
+
+PRIOR_SAMPLES = 2
+"""As so many samples counts a center of the epoch before, if a batch has no more of a cluster. In
+larger batches it is better forgotten: new centers get out of places that are merely good."""
 
 SECONDS_PER_SAVE = 30.0
 
@@ -104,10 +112,11 @@ def stream_kmeans(
             or a state belongs to another clustering.
     """
     check_arguments(x_AD, num_clusters, min_size, num_passes, batch_size, seed)
+    device = default_device(device)
     if state is None:
-        check_rows(x_AD)
+        check_rows(x_AD, device)
     batch_size = batch_size or default_batch_size(len(x_AD), num_clusters)
-    stream = RowStream(x_AD, batch_size, seed, default_device(device))
+    stream = RowStream(x_AD, batch_size, seed, device)
     clustering = Clustering(stream, num_clusters, min_size, num_passes)
     if state is not None:
         clustering.load(state)
@@ -142,14 +151,15 @@ def assign_stream(
     Raises:
         ValueError: in one line, if shapes do not fit, or rows are zero or not finite.
     """
-    check_rows(x_AD)
+    device = default_device(device)
+    check_rows(x_AD, device)
     if centers_KD.ndim != 2 or centers_KD.shape[1] != x_AD.shape[1]:
         raise ValueError(
             f'The centers must be (K, {x_AD.shape[1]}), as wide as the vectors, but are '
             f'{tuple(centers_KD.shape)}.'
         )
-    stream = RowStream(x_AD, 1, 0, default_device(device))
-    centers_KD = centers_KD.to(stream.device, torch.float32)
+    stream = RowStream(x_AD, 1, 0, device)
+    centers_KD = centers_KD.to(device, torch.float32)
     dual_K = centers_KD.new_zeros(len(centers_KD)) if dual_K is None else dual_K.to(centers_KD)
     size = rows_per_chunk(centers_KD) * CHUNKS_PER_SPAN
     parts = [
@@ -239,20 +249,33 @@ class Clustering:
         self.step += 1
 
     def _batch(self, number: int, index: int) -> None:
-        """Assign a batch, and move duals and centers; begin and end passes."""
+        """Assign a batch, and move duals and centers; begin and end epochs."""
         is_last = number == self.num_passes - 1
-        if index == 0:
+        # Else the first one or two samples alone would be the center, where a batch has no more.
+        is_small = self.stream.batch_size <= PRIOR_SAMPLES * self.kmeans.num_clusters
+        prior = PRIOR_SAMPLES if is_small and not is_last else 0
+        if index == 0 or self._epoch(number, index) != self._epoch(number, index - 1):
             self.kmeans.set_epoch(number)
+            self.kmeans.count.fill_(prior)
         self.kmeans.epoch = number
         x_ND = self.stream.batch(number, index)
         self._bound(len(x_ND), is_last)
         centers = self.kmeans.centers if is_last else self.kmeans.running
         self.kmeans.update(x_ND, assign_batch(x_ND, centers, self.kmeans.dual))
-        if index == self.stream.num_batches - 1:
-            empty = (self.kmeans.count == 0).nonzero().flatten()
+        if self._epoch(number, index) != self._epoch(number, index + 1):
+            empty = (self.kmeans.count == prior).nonzero().flatten()
             self.kmeans.end_epoch()
             if len(empty):
-                self._reseed(empty, number)
+                self._reseed(empty)
+
+    def _epoch(self, number: int, index: int) -> int:
+        """In which epoch of its pass a batch is: equal parts of it, in which centers are means of
+        about 128 samples; the last pass, whose means are the result, is one."""
+        num_samples = len(self.label_A)
+        wanted = round(num_samples / (SAMPLES_PER_EPOCH * self.kmeans.num_clusters))
+        num_batches = self.stream.num_batches
+        num_epochs = 1 if number == self.num_passes - 1 else min(max(wanted, 1), num_batches)
+        return index * num_epochs // num_batches
 
     def _bound(self, num_rows: int, is_last: bool) -> None:
         """Bound and step size of the duals for a batch, by the rule of docs/methods/coke.md."""
@@ -266,10 +289,10 @@ class Clustering:
         else:
             self.kmeans.dual_lr = num_rows * min(REACH / bound, MAX_DUAL_STEP)
 
-    def _reseed(self, empty: Tensor, number: int) -> None:
-        """Clusters that no sample chose in a pass begin anew at samples far from their centers."""
+    def _reseed(self, empty: Tensor) -> None:
+        """Clusters that no sample chose in an epoch begin anew at samples far from centers."""
         num_rows = min(len(self.label_A), 4 * len(empty) + 256)
-        x_nD = self.stream.rows(self.stream.spread_rows(num_rows, number + 1))
+        x_nD = self.stream.rows(self.stream.spread_rows(num_rows, self.step + 1))
         centers = self.kmeans.centers
         (similarity_n,) = shared(
             [torch.float32],
@@ -351,7 +374,9 @@ def rows_per_chunk(centers_KD: Tensor) -> int:
 
 def assign_batch(x_ND: Tensor, centers_KD: Tensor, dual_K: Tensor) -> Tensor:
     """Cluster of each row by similarity plus dual, int64 (N,)."""
-    rows = min(rows_per_chunk(centers_KD), max(MIN_ROWS, len(x_ND) // CHUNKS_PER_BATCH))
+    # Not smaller than a product is worth the call.
+    wanted = max(MIN_ROWS, len(x_ND) // CHUNKS_PER_BATCH, MIN_SCORES // len(centers_KD))
+    rows = min(rows_per_chunk(centers_KD), wanted)
     score = x_ND.new_empty(rows, len(centers_KD))
 
     def labels(part: slice) -> tuple[Tensor]:
