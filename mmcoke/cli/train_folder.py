@@ -42,7 +42,6 @@ from mmcoke.engine.run_length import zero_epochs
 from mmcoke.engine.screen import captured_warnings
 from mmcoke.engine.work_dir import resume_last, taken
 from mmcoke.evaluation.view_agreement import ViewAgreement
-from mmcoke.features.unreadable import UNREADABLE
 from mmcoke.files import read_json, write_text
 from mmcoke.messages import shown, some
 from mmcoke.registry import DATASETS, MODELS
@@ -56,7 +55,7 @@ from .train_summary import (
     clusters_of,
     commands,
     count_unreadable,
-    printable,
+    quoted,
     sample_rows,
     show,
     write_pages,
@@ -232,30 +231,25 @@ def run(cfg: Config, folder: Path, resume: bool | str, console: Console) -> Trai
         model,
         found,
         title=f'{cfg.model.type} on {shown(folder.resolve().name)}',
-        command=shlex.join(['mmcoke', 'train', shown(folder)]),
+        command=f'mmcoke train {quoted(os.fspath(folder))}',
         checkpoint=checkpoint,
         config=config,
         size=size,
     )
     show(console, found)
-    tell_ending(console, folder, checkpoint, found, num_epochs(cfg), size)
+    tell_ending(console, folder, checkpoint, num_epochs(cfg), size)
     pages = (out / 'report.html', out / 'gallery.html')
     return Trained(checkpoint, config, *pages, found)
 
 
-def tell_ending(
-    console: Console, folder: Path, checkpoint: Path, found: Summary, epochs: int, size: int
-) -> None:
+def tell_ending(console: Console, folder: Path, checkpoint: Path, epochs: int, size: int) -> None:
     """Say where all is, and what can be done with it."""
     out = checkpoint.parent
-    if found.unreadable:
-        path = printable(out / UNREADABLE)
-        say(console, f'{found.unreadable:,} images could not be read and were left out: {path}')
-    say(console, f'Network: {printable(checkpoint)}')
-    say(console, f'Report:  {printable(out / "report.html")}, and gallery.html beside it')
+    say(console, f'Network: {shown(checkpoint)}')
+    say(console, f'Report:  {shown(out / "report.html")}, and gallery.html beside it')
     say(console, 'Next:')
     for line in commands(folder, out, checkpoint, size, epochs):
-        say(console, f'  {shown(line)}')
+        say(console, f'  {line}')
 
 
 def say(console: Console, line: str) -> None:

@@ -1,6 +1,7 @@
 """What a training on a folder has learned: numbers, two pages, and what to do next."""
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from mmcoke.evaluation.view_agreement import ViewAgreement, view_agreement
 from mmcoke.features.extraction import averaged
 from mmcoke.features.unreadable import UNREADABLE
 from mmcoke.files import write_text
-from mmcoke.messages import shown
 from mmcoke.registry import DATASETS
 from mmcoke.reporting import report
 from mmcoke.reporting.gallery import write_gallery
@@ -261,21 +261,30 @@ def show(console: Console, found: Summary) -> None:
     console.print(table)
     for one in found.clusters:
         bound = f'; lower bound {one.bound:.0f}' if one.bound else ''
-        console.print(
-            f'{one.number} clusters of {one.smallest:,} to {one.largest:,} images{bound}'
-        )
+        console.print(f'{one.number} clusters of {one.smallest:,} to {one.largest:,} images{bound}')
 
 
 def commands(folder: Path, out: Path, checkpoint: Path, size: int, epochs: int) -> list[str]:
     """What to do next, each as a line for a shell."""
     config = out / 'config.py'
+    network = ['--config', config, '--checkpoint', checkpoint, '--size', size]
+    frozen = [config, checkpoint, '--size', size]
     lines = [
-        ['sort', folder, '--config', config, '--checkpoint', checkpoint, '--size', size]
-        + ['--out', out / 'sorted'],
-        ['evaluate', 'knn', config, checkpoint, '--size', size, '--data-root', 'LABELLED_FOLDER'],
+        ['sort', folder, *network, '--out', out / 'sorted'],
+        ['evaluate', 'knn', *frozen, '--data-root', 'LABELLED_FOLDER'],
         ['train', folder, '--out', out, '--resume', '--epochs', 2 * epochs],
     ]
-    return [shlex.join(['mmcoke', *map(str, line)]) for line in lines]
+    return [' '.join(['mmcoke', *(quoted(str(word)) for word in line)]) for line in lines]
+
+
+def quoted(word: str) -> str:
+    """A word for a shell, as text that can be printed: bytes that are not UTF-8 as escapes."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        escaped = os.fsencode(word.replace('\\', '\\\\').replace("'", "\\'"))
+        return f"$'{escaped.decode('utf-8', 'backslashreplace')}'"
+    return shlex.quote(word)
 
 
 def write_summary(path: Path, found: Summary) -> None:
@@ -287,8 +296,3 @@ def write_summary(path: Path, found: Summary) -> None:
         unreadable=found.unreadable,
     )
     write_text(path, json.dumps(content, indent=2))
-
-
-def printable(path: Path) -> str:
-    """A path in a line for people."""
-    return shown(path)

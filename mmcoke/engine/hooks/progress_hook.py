@@ -85,8 +85,10 @@ class ProgressHook(Hook):
         loss = runner.message_hub.get_scalar('train/loss').mean(len(runner.train_dataloader))
         images = (runner.iter - self._epoch_first) * batch_size(runner).iteration
         speed = images / (time.monotonic() - self._epoch_begin)
+        # None are left of an epoch that was resumed at its end.
+        words = [f'loss {loss:.3f}', *([f'{speed:.0f} images/s'] if images else [])]
         found = runner.message_hub.runtime_info.get(EPOCH_NUMBERS, {}).values()
-        return ', '.join([f'loss {loss:.3f}', f'{speed:.0f} images/s', *health(list(found))])
+        return ', '.join([*words, *health(list(found))])
 
     @staticmethod
     def _is_due(done: int, total: int) -> bool:
