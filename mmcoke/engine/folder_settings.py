@@ -31,7 +31,7 @@ SMALL_SIDE = 64
 CPU_SIZE, CPU_WIDTH = 64, 16
 """Of crops in pixels, and of a ResNet-18's first stage in channels."""
 
-CPU_LENGTH, GPU_LENGTH = (80_000, 20, 200), (20_000_000, 100, 400)
+CPU_LENGTH, GPU_LENGTH = (32_000, 20, 200), (20_000_000, 100, 400)
 """Visits of images in all; the fewest and the most epochs."""
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 from mmengine.logging.logger import FilterDuplicateWarning
 
 PACKAGE = __name__.split('.')[0]
@@ -67,7 +68,11 @@ def quieten(logger: logging.Logger) -> None:
 
 @contextmanager
 def captured_warnings() -> Iterator[None]:
-    """Meanwhile Python's warnings go to the log of the run that is made, not to the screen."""
+    """Meanwhile Python's warnings go to the log of the run that is made, not to the screen.
+
+    What OpenCV has to say of a damaged file goes nowhere: that the file is left out is said.
+    """
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     logging.captureWarnings(True)
     PYTHON_WARNINGS.propagate = False
     PYTHON_WARNINGS.addHandler(logging.NullHandler())
@@ -76,3 +81,4 @@ def captured_warnings() -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         PYTHON_WARNINGS.handlers.clear()
+        cv2.utils.logging.setLogLevel(level)
