@@ -1,9 +1,9 @@
 """Settings that follow from a folder of images and a machine."""
 
 import pytest
+from conftest import CONFIGS
 from mmengine.config import Config
 
-from conftest import CONFIGS
 from mmcoke.engine.folder_settings import (
     MIN_IMAGES,
     Images,
@@ -85,7 +85,7 @@ def test_what_is_chosen_stays_and_the_rest_follows_from_it():
 
 
 def test_too_few_images_are_told_with_what_works_instead():
-    with pytest.raises(ValueError, match='50 images are too few .* mmcoke sort FOLDER --model'):
+    with pytest.raises(ValueError, match=r'50 images are too few .* mmcoke sort FOLDER --model'):
         choose_settings(Images(50, 300), LAPTOP)
     assert choose_settings(Images(MIN_IMAGES, 300), LAPTOP)
 

@@ -194,8 +194,7 @@ def mmcoke_summary(out):
     return found['found'], found['common']
 
 
-def test_more_epochs_and_more_images_can_be_added(folder, finished, tmp_path):
-    out, _ = finished
+def test_more_epochs_and_more_images_can_be_added(tmp_path):
     grown = fill(tmp_path / 'grown', 100)
     found = train(grown, tmp_path / 'run')
     (fill(tmp_path / 'more', 8) / '000.png').rename(grown / 'new.png')
