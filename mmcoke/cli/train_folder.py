@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
@@ -56,6 +55,7 @@ from .train_summary import (
     commands,
     count_unreadable,
     quoted,
+    readable,
     sample_rows,
     show,
     write_pages,
@@ -73,6 +73,9 @@ START = 'start.json'
 
 OF_OUR_RECIPE = ('image_size', 'stem', 'width', 'warmup')
 """Settings that another recipe has in its own way, and keeps."""
+
+NETWORK = ('stem', 'width')
+"""Settings that the network of ``--start-from`` has otherwise."""
 
 CHOICES = ('epochs', 'batch_size', 'image_size', 'num_clusters', 'num_workers')
 """Settings with an option of their own."""
@@ -149,8 +152,21 @@ def train(
     out = Path(home(os.fspath(out))) if out else default_out(folder)
     given = dict(config=config, start_from=start_from, seed=seed, resume=resume)
     words = ['mmcoke', 'train', os.fspath(folder), '--out', os.fspath(out)]
-    with patch.dict(os.environ, {COMMAND: os.environ.get(COMMAND, shlex.join(words))}):
+    with goes_on_by(words):
         return start(folder, out, chosen, options, **given)
+
+
+@contextmanager
+def goes_on_by(words: Sequence[str]) -> Iterator[None]:
+    """Let a run that is stopped name this command, for the one that Python was started by is not
+    one of ours."""
+    before = os.environ.get(COMMAND)
+    os.environ[COMMAND] = before or shlex.join(words)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[COMMAND]
 
 
 def main(args: Namespace) -> None:
@@ -193,11 +209,15 @@ def start(
                 images = look_at(folder, names, console)
                 settings = choose_settings(images, this_machine(), chosen)
                 cfg = folder_config(folder, settings, config, start_from, seed)
-                show_settings(cfg, settings, ours=not config, console=console)
+                unused = OF_OUR_RECIPE if config else NETWORK if start_from else ()
+                show_settings(cfg, settings, unused, console)
                 merge_options(cfg, options)
             cfg = saved_config(cfg, out)
             if not resume:
-                begin(cfg, console)
+                with console.status('The network before training'):
+                    before, length = measured(cfg)
+                write_text(out / START, json.dumps(before._asdict()))
+                say(console, length)
         return run(cfg, folder, resume, console)
 
 
@@ -387,6 +407,8 @@ def use_backbone_of(cfg: Config, source: str) -> None:
         if entry.input != 'image':
             raise ValueError(f'{source} sees no images but edges. Start from another model.')
         network, checkpoint = Config.fromfile(entry.config), zoo.download(source)
+    if network.model.backbone.get('in_channels', 3) != 3:
+        raise ValueError(f'{source} does not see colour images. Start from another model.')
     start = dict(type='Pretrained', checkpoint=os.fspath(checkpoint))
     cfg.model.backbone = dict(network.model.backbone, init_cfg=start)
 
@@ -450,13 +472,12 @@ def size_of_views(cfg: Config) -> int:
 
 
 def show_settings(
-    cfg: Config, settings: Mapping[str, Setting], *, ours: bool, console: Console
+    cfg: Config, settings: Mapping[str, Setting], unused: Sequence[str], console: Console
 ) -> None:
-    """The table of settings: all of them for our recipe, those that it takes for another."""
-    left_out = () if ours else OF_OUR_RECIPE
+    """The table of settings, but for those that the recipe or the network has otherwise."""
     table = Table('setting', 'value', 'why')
     for name, (value, why) in settings.items():
-        if name not in left_out:
+        if name not in unused:
             text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
             table.add_row(name.replace('_', ' '), text, why)
     rate = f'{cfg.optim_wrapper.optimizer.lr:g}'
@@ -464,16 +485,14 @@ def show_settings(
     console.print(table)
 
 
-def begin(cfg: Config, console: Console) -> None:
-    """Measure the network that training starts from, and say how long it will take."""
-    model = untrained(cfg)
+def measured(cfg: Config) -> tuple[ViewAgreement, str]:
+    """Agreement of views by the network that training starts from; how long it will take."""
+    model, epochs = untrained(cfg), cfg.train_cfg.max_epochs
     found = agreement_of(model, cfg)
-    write_text(Path(cfg.work_dir) / START, json.dumps(found._asdict()))
-    length = describe_length(seconds_per_epoch(model, cfg) * cfg.train_cfg.max_epochs)
-    say(
-        console,
-        f'{cfg.train_cfg.max_epochs} epochs, the first without learning, will take about {length}, '
-        'by one batch that was timed. Ctrl-C saves; --resume goes on.',
+    length = describe_length(seconds_per_epoch(model, cfg) * epochs)
+    return found, (
+        f'{epochs} epochs, the first without learning, will take about {length}, by one batch that '
+        'was timed. Ctrl-C saves; --resume goes on.'
     )
 
 
@@ -502,9 +521,9 @@ def seconds_per_epoch(model: nn.Module, cfg: Config) -> float:
     loader = cfg.train_dataloader
     dataset = DATASETS.build(loader.dataset)
     model.init_labelers(len(dataset))
-    rows = sample_rows(len(dataset))[: loader.batch_size]
+    found = batches(readable(dataset, sample_rows(len(dataset))), loader.batch_size)
     started = time.perf_counter()
-    (samples,) = [unlabelled_batch(found) for found in batches(dataset, rows, loader.batch_size)]
+    samples = unlabelled_batch(next(found))
     loading = time.perf_counter() - started
     model.train()
     for _ in range(2):  # the first one makes room
@@ -527,5 +546,5 @@ def describe_length(seconds: float) -> str:
 
 
 def read_agreement(path: Path) -> ViewAgreement | None:
-    """What :func:`begin` has noted; None of a run that was begun otherwise."""
+    """What was noted when the run began; None of a run that was begun otherwise."""
     return ViewAgreement(**read_json(path, 'found', 'common')) if path.is_file() else None

@@ -3,7 +3,8 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from mmcoke.registry import DATASETS
 from mmcoke.reporting import report
 from mmcoke.reporting.gallery import write_gallery
 
-SAMPLE = 1000
+SAMPLE = 500
 """Images, drawn at random, on which the network is measured and which the pages show."""
 
 NEIGHBOURS = 10
@@ -106,7 +107,7 @@ def pooled_views(model: nn.Module, dataset: Dataset, rows: list[int], number: in
     if hasattr(model.data_preprocessor, 'set_epoch'):
         model.data_preprocessor.set_epoch(number, number)
     parts = []
-    for samples in batches(dataset, rows):
+    for samples in batches(readable(dataset, rows)):
         inputs = model.data_preprocessor(unlabelled_batch(samples), True)['inputs']
         view = inputs if isinstance(inputs, Tensor) else inputs[0]
         parts.append(averaged(model.backbone(view)[-1]).cpu())
@@ -115,17 +116,20 @@ def pooled_views(model: nn.Module, dataset: Dataset, rows: list[int], number: in
     return torch.cat(parts)
 
 
-def batches(dataset: Dataset, rows: Sequence[int], size: int = 64) -> Iterator[list[dict]]:
+def readable(dataset: Dataset, rows: Iterable[int]) -> Iterator[dict]:
     """Samples of a data set, without those that cannot be read."""
-    for first in range(0, len(rows), size):
-        samples = []
-        for row in rows[first : first + size]:
-            try:
-                samples.append(dataset[row])
-            except (UnreadableImageError, OSError):
-                continue
-        if samples:
-            yield samples
+    for row in rows:
+        try:
+            yield dataset[row]
+        except (UnreadableImageError, OSError):
+            continue
+
+
+def batches(samples: Iterable[dict], size: int = 64) -> Iterator[list[dict]]:
+    """Samples in lists of a size; the last one may be shorter."""
+    samples = iter(samples)
+    while batch := list(islice(samples, size)):
+        yield batch
 
 
 def sample_rows(number: int) -> list[int]:
