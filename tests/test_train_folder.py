@@ -108,7 +108,7 @@ def test_the_commands_that_it_names_are_for_a_shell_and_exist(finished, folder):
 def test_the_config_of_a_run_is_complete_in_itself(finished, tmp_path):
     out, _ = finished
     text = (out / 'config.py').read_text()
-    assert '_base_' not in text and 'resume=False' in text
+    assert '\n_base_' not in f'\n{text}' and 'resume=False' in text
     moved = tmp_path / 'moved.py'
     moved.write_text(text)
     extractor = mmcoke.FeatureExtractor(moved, out / 'epoch_3.pth', size=16, progress=False)

@@ -174,7 +174,7 @@ def main(args: Namespace) -> None:
     folder = Path(args.source)
     chosen = {name: getattr(args, name) for name in CHOICES}
     given = dict(config=args.config, start_from=args.start_from, seed=args.seed or 0)
-    resume = args.resume and (args.resume == 'auto' or args.resume)
+    resume = True if args.resume == 'auto' else args.resume or False
     out = Path(args.out) if args.out else default_out(folder)
     start(folder, out, chosen, args.cfg_options, resume=resume, **given)
 
