@@ -34,5 +34,5 @@ def test_our_warnings_and_all_errors_are_seen_the_rest_is_in_the_file(tmp_path, 
 
 def test_clusters_in_words():
     coke = [dict(changed=0.5, num_small=2, min_size=3), dict(changed=0.1, num_small=1)]
-    assert health(coke) == ['labels changed: 30 %', 'clusters below their bound: 3']
+    assert health(coke) == ['relabelled: 30 %', 'small clusters: 3']
     assert health([dict(nmi=0.4, min_size=3)]) == []

@@ -66,7 +66,7 @@ def test_the_screen_has_settings_progress_and_result_and_the_log_has_the_rest(fi
     out, said = finished
     for words in ('num clusters', '8, 12, 16', 'at least 8', 'will take about', 'images/s'):
         assert words in said
-    assert 'epoch 3/3, loss ' in said and 'clusters below their bound' in said
+    assert 'epoch 3/3, loss ' in said and 'small clusters: ' in said
     assert 'own view found' in said and 'before training' in said
     assert '12 clusters of ' in said
     (log,) = out.glob('*/*.log')

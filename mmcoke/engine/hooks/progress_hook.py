@@ -110,5 +110,5 @@ def health(clusterings: list[dict[str, float]]) -> list[str]:
     """
     changed = [numbers['changed'] for numbers in clusterings if 'changed' in numbers]
     small = [numbers['num_small'] for numbers in clusterings if 'num_small' in numbers]
-    words = [f'labels changed: {100 * sum(changed) / len(changed):.0f} %'] if changed else []
-    return words + ([f'clusters below their bound: {sum(small):g}'] if small else [])
+    words = [f'relabelled: {100 * sum(changed) / len(changed):.0f} %'] if changed else []
+    return words + ([f'small clusters: {sum(small):g}'] if small else [])
