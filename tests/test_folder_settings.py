@@ -106,7 +106,7 @@ def test_impossible_numbers_are_named_as_they_were_typed(chosen, named):
 
 
 def test_the_recipe_takes_all_of_them():
-    cfg = Config.fromfile(CONFIGS / 'coke/coke_r18-2view_folder.py')
+    cfg = Config.fromfile(CONFIGS / 'coke/coke_r18_1xb64-2view_folder.py')
     found = values(Images(60_000, 32), GPU)
     apply_settings(cfg, found)
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[0].warmup) == (334, 10)

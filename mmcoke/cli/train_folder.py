@@ -62,7 +62,7 @@ from .train_summary import (
     write_summary,
 )
 
-RECIPE = 'selfsup/coke/coke_r18-2view_folder.py'
+RECIPE = 'selfsup/coke/coke_r18_1xb64-2view_folder.py'
 """Below ``configs``: what is filled in."""
 
 CONFIG = 'config.py'

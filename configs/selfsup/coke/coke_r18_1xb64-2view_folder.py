@@ -65,7 +65,7 @@ model = dict(
         instance_epochs=50,
         norm_cfg=norm_cfg,
     ),
-    clustering=dict(num_clusters=[8, 16, 32], dual_lr=1.9, dual_lr_base_batch_size=64),
+    clustering=dict(num_clusters=[8, 16, 32], dual_lr=1.92, dual_lr_base_batch_size=64),
 )
 custom_hooks = [
     dict(type='CoKeHook'),
