@@ -93,6 +93,7 @@ ETA = {
     'coke_r50_8xb64-mcrop_in1k.py': 10.0,
     'coke_vit-small-p16_8xb64_in1k.py': 10.0,
     'coke_r18_1xb256_folder.py': 4.0,
+    'coke_r18_1xb64-2view_folder.py': 1.92,
     'coke_r18_1xb128_cifar10.py': 0.1,
     'coke_r18_1xb128-2view_cifar10.py': 0.1,
     'coke_r18_1xb128-2view_cifar100.py': 0.1,

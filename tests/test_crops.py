@@ -14,9 +14,14 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 import mmcoke.datasets.reading as reading
-from mmcoke.datasets import CustomDataset, RandomResizedCrops, read_image
+from mmcoke.datasets import CustomDataset, LoadImageFromFile, RandomResizedCrops, read_image
 from mmcoke.datasets.crops import Box, View, draw_box, part, reduction_for
-from mmcoke.datasets.loading import plain_pipeline, skip_unreadable
+from mmcoke.datasets.loading import (
+    Loading,
+    loading_transforms,
+    plain_pipeline,
+    skip_unreadable,
+)
 from mmcoke.datasets.seeded_pipeline import seed_pipelines
 from mmcoke.registry import TRANSFORMS
 
@@ -269,3 +274,10 @@ def test_impossible_views_are_refused(views, message):
 def test_an_image_of_pillow_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match='leave NumpyToPIL ahead of it out'):
         RandomResizedCrops([dict(size=8)]).transform(dict(img=Image.new('RGB', (9, 9))))
+
+
+def test_where_unreadable_files_are_passed_over_the_whole_image_is_still_found():
+    """Features without augmentation, as k-means of the first labels wants them."""
+    crops = RandomResizedCrops(views=[dict(size=8)])
+    (loader,) = loading_transforms([Loading([crops])])
+    assert type(loader) is LoadImageFromFile

@@ -117,6 +117,58 @@ def test_one_that_was_interrupted_twice_is_resumed_from_the_second(tmp_path):
     assert_same(whole, final(parts))
 
 
+class FailHook(Hook):
+    """Fails after an iteration, counted from 1 over all epochs, and after all other hooks."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            raise RuntimeError('the power is gone')
+
+
+@pytest.mark.parametrize('method', ['coke', 'odc'])
+def test_saving_by_time_changes_nothing_and_costs_no_more_than_that_time(tmp_path, method):
+    whole, parts = run(method, tmp_path, {})
+    parts.save_minutes = 1e-9  # after every iteration
+    runner = build_runner(parts)
+    runner.register_hook(FailHook(LENGTH + 4))
+    with pytest.raises(RuntimeError, match='power'):
+        runner.train()
+    assert [path.name for path in saved(parts)] == ['interrupted_epoch_2_iter_4.pth']
+    resume(parts)
+    assert_same(whole, final(parts))
+    assert not saved(parts)
+
+
+def test_without_a_limit_or_before_it_nothing_is_saved_by_time(tmp_path):
+    cfg = tiny('coke', tmp_path / 'work_dir', **FEW)
+    for number, minutes in enumerate([0, 10]):
+        cfg.work_dir, cfg.save_minutes = str(tmp_path / str(number)), minutes
+        runner = build_runner(cfg)
+        runner.register_hook(FailHook(2))
+        with pytest.raises(RuntimeError, match='power'):
+            runner.train()
+        assert not saved(cfg)
+    cfg.save_minutes = -1
+    with pytest.raises(ValueError, match='save_minutes'):
+        build_runner(cfg)
+
+
+def test_by_time_too_gradients_are_complete(tmp_path):
+    cfg = tiny('coke', tmp_path / 'work_dir', **FEW)
+    cfg.merge_from_dict({'optim_wrapper.accumulative_counts': 2, 'train_dataloader.batch_size': 32})
+    cfg.save_minutes = 1e-9
+    runner = build_runner(cfg)
+    runner.register_hook(FailHook(LENGTH + 3))
+    with pytest.raises(RuntimeError, match='power'):
+        runner.train()
+    assert [path.name for path in saved(cfg)] == ['interrupted_epoch_2_iter_2.pth']
+
+
 @pytest.mark.parametrize('method', ['coke', 'deepcluster', 'odc', 'secu', 'swav'])
 def test_workers_that_live_through_all_epochs_change_nothing(tmp_path, method):
     """In the first epoch of a process, a loader with such workers draws a random number."""

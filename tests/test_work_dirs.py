@@ -108,7 +108,7 @@ def test_resume_without_a_checkpoint_is_said(cfg, said):
 def test_resume_takes_the_last_checkpoint_and_else_the_weights_of_the_config(tmp_path, said):
     folder = tmp_path / 'run'
     (tmp_path / 'a.py').write_text(f"load_from = 'weights.pth'\nwork_dir = '{folder}'")
-    options = dict(config=str(tmp_path / 'a.py'), work_dir=None, amp=None, auto_scale_lr=False)
+    options = dict(source=str(tmp_path / 'a.py'), out=None, amp=None, auto_scale_lr=False)
     args = Namespace(**options, resume='auto', cfg_options={}, skip_unreadable=False)
     cfg = load_config(args)
     assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')

@@ -20,6 +20,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
+save_minutes = 10  # how old the last checkpoint may get within an epoch; 0: only by epoch
 rank_timeout = 120  # seconds of silence after which a process counts as lost, and the others end
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)

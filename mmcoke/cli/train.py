@@ -1,4 +1,4 @@
-"""Train a model from a config: tools/train.py."""
+"""Train a model from a config: ``mmcoke train CONFIG``, tools/train.py."""
 
 import argparse
 
@@ -14,15 +14,12 @@ from .options import home, merge_options
 
 @record
 def main(args: argparse.Namespace) -> None:
-    try:
-        train(load_config(args), args.launcher, compile_network=args.compile)
-    except ValueError as error:
-        raise SystemExit(f'error: {error}') from error
+    train(load_config(args), args.launcher, compile_network=args.compile)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config file with the command line's choices merged in."""
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(args.source)
     if args.amp:
         if not torch.cuda.is_available():
             raise SystemExit('--amp needs a GPU, and torch finds none. Train without it.')
@@ -33,7 +30,7 @@ def load_config(args: argparse.Namespace) -> Config:
     merge_options(cfg, args.cfg_options)
     if args.skip_unreadable:
         cfg.custom_hooks = [dict(type='mmcoke.SkipUnreadableHook'), *cfg.get('custom_hooks', [])]
-    cfg.work_dir = home(args.work_dir or cfg.get('work_dir') or default_work_dir(args.config))
+    cfg.work_dir = home(args.out or cfg.get('work_dir') or default_work_dir(args.source))
     if args.resume == 'auto':
         resume_last(cfg)
     elif args.resume:

@@ -45,9 +45,12 @@ def loading_transforms(transforms: Sequence[Callable], records: Iterable[dict] =
     Returns:
         As many as there are transforms that load at the beginning of the pipeline.
     """
-    if transforms and isinstance(transforms[0], RandomResizedCrops):
+    head = transforms[0] if transforms else None
+    # Of a training set that passes over what cannot be read.
+    head = head.transforms[0] if isinstance(head, Loading) and head.transforms else head
+    if isinstance(head, RandomResizedCrops):
         in_memory = any('img' in record for record in records)
-        return [] if in_memory else [transforms[0].loader]
+        return [] if in_memory else [head.loader]
     first = list(takewhile(lambda x: is_own(x) or name_of(x) in FORMATS, transforms))
     while first and not is_own(first[-1]):
         first.pop()

@@ -220,6 +220,20 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
         return image.size[::-1] if lies else image.size
 
 
+def shorter_side(path: str | Path) -> int:
+    """Of an image file, in pixels, from its header: whether it can be decoded is not tried.
+
+    Raises:
+        UnreadableImageError: if it is absent, empty or no image.
+    """
+
+    def side(content: bytes) -> int:
+        with opened(content) as image:
+            return min(image.size)
+
+    return read_image(path, decode=side)
+
+
 # ---- parts
 
 

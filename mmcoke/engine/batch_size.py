@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
+
+from .screen import quieten
 
 
 class BatchSize(NamedTuple):
@@ -49,8 +52,16 @@ class AccumulationAwareRunner(Runner):
     """mmengine's runner; ``auto_scale_lr`` counts the images of an optimizer step.
 
     mmengine counts those of one iteration, also where gradients are accumulated over several.
-    On a GPU the network's weights lie in channels-last order, if ``gpu.channels_last`` is set.
+    On a GPU the network's weights lie in channels-last order, if ``gpu.channels_last`` is set. With
+    ``quiet=True`` in the config, the log is in its file and not on the screen.
     """
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        """See mmengine's."""
+        logger = super().build_logger(*args, **kwargs)
+        if self.cfg.get('quiet'):
+            quieten(logger)
+        return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine's. Before, because the buckets of gradients take the order over."""

@@ -32,6 +32,9 @@ from .model_wrappers import CPUDistributedDataParallel, unwrap
 from .processes import PATIENCE, RANK_TIMEOUT, RankWatch, watched
 from .work_dir import choose_start, is_finished, refuse_used, taken, without_workers
 
+SAVE_MINUTES = 10
+"""How old the last checkpoint of a run may get; ``save_minutes`` in the config."""
+
 
 def train(cfg: Config, launcher: str = 'none', *, compile_network: bool = False) -> nn.Module:
     """Train what a config describes; for entry points.
@@ -137,7 +140,7 @@ def build_runner(
     runner = AccumulationAwareRunner.from_cfg(FormattedOnce.of(cfg))
     if isinstance(runner._train_loop, dict):
         runner._train_loop = with_epoch_loop(runner._train_loop)
-        runner.register_hook(InterruptionHook(signals))
+        runner.register_hook(InterruptionHook(signals, cfg.get('save_minutes', SAVE_MINUTES)))
     return runner
 
 

@@ -1,11 +1,14 @@
-"""Saves a run that is asked to stop, and takes it up where it was."""
+"""Saves a run that is asked to stop, and now and then, and takes it up where it was."""
 
+import math
+import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmcoke.clustering.settings import check_number
 from mmcoke.engine.checkpoint import WHOLE_FILES
 from mmcoke.engine.interruption import Agreement, Interrupted, StopSignals, WorkerInit
 from mmcoke.engine.loops import EpochLoop
@@ -14,31 +17,42 @@ from mmcoke.registry import HOOKS
 
 from .odc_hook import interrupted_name, saves_checkpoint
 
+TIME_TO_SAVE = 1 << 10
+"""What processes tell each other when it is time to save; larger than any signal."""
+
 
 @HOOKS.register_module()
 class InterruptionHook(Hook):
-    """Saves a checkpoint between two iterations, after a signal to any process, and stops.
+    """Saves a checkpoint between two iterations, after a signal to any process, and stops; saves
+    one, and goes on, when the last one of the run is some minutes old.
 
     All processes stop after the same iteration, at most two after the signal, and with gradient
     accumulation after a step of the optimizer. The checkpoint, ``interrupted_epoch_E_iter_I.pth``
-    in the work dir, is noted in ``last_checkpoint``; it goes when the next one of an epoch is
-    saved. Every checkpoint within an epoch, ``CheckpointHook(by_epoch=False)``'s as well, says
-    where it lies, and :class:`EpochLoop` goes on from there.
+    in the work dir, is noted in ``last_checkpoint``; it goes when the next one is saved. Every
+    checkpoint within an epoch, ``CheckpointHook(by_epoch=False)``'s as well, says where it lies,
+    and :class:`EpochLoop` goes on from there. Saving changes nothing in the run.
 
     :func:`mmcoke.engine.launch.build_runner` registers it.
 
     Args:
         signals: what to listen to; None for nothing.
+        save_minutes: how old the last checkpoint may get; 0 for no limit. Of the first process,
+            whose clock counts. Not in runs that do not go by epochs.
+
+    Raises:
+        ValueError: if ``save_minutes`` is negative.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, signals: StopSignals | None = None) -> None:
-        self._signals, self._signum = signals, 0
+    def __init__(self, signals: StopSignals | None = None, save_minutes: float = 0) -> None:
+        check_number('save_minutes', save_minutes, '[0, inf)')
+        self._signals, self._reason = signals, 0
+        self._interval = 60 * save_minutes or math.inf
 
     def before_train(self, runner: Runner) -> None:
         """From now on, a signal does not end the run at once."""
-        self._agreement = Agreement()
+        self._agreement, self._saved = Agreement(), time.monotonic()
         if self._signals is not None:
             loader = runner.train_dataloader
             loader.worker_init_fn = WorkerInit(loader.worker_init_fn, self._signals.needs_workers)
@@ -52,14 +66,23 @@ class InterruptionHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Raises Interrupted on all processes, once all is saved."""
-        received = self._signals.received if self._signals is not None else 0
-        self._signum = self._signum or self._agreement.exchange(received)
-        if self._signum and has_stepped(runner):
-            name = interrupted_name(runner.epoch, batch_idx + 1)
-            runner.call_hook('before_interruption', name=name)
-            checkpoint = save(runner, name)
-            self._agreement.meet()  # no process may end, and be seen to, while the first one writes
-            raise Interrupted(self._signum, checkpoint)
+        self._reason = self._reason or self._agreement.exchange(self._own_reason(runner))
+        if not (self._reason and has_stepped(runner)):
+            return
+        name = interrupted_name(runner.epoch, batch_idx + 1)
+        runner.call_hook('before_interruption', name=name)
+        checkpoint = save(runner, name)
+        self._agreement.meet()  # no process may end, and be seen to, while the first one writes
+        if self._reason != TIME_TO_SAVE:
+            raise Interrupted(self._reason, checkpoint)
+        self._reason = 0
+
+    def _own_reason(self, runner: Runner) -> int:
+        """Why this process wants a checkpoint now: a signal, the time, or 0."""
+        if self._signals is not None and self._signals.received:
+            return self._signals.received
+        late = is_main_process() and time.monotonic() - self._saved > self._interval
+        return TIME_TO_SAVE if late and isinstance(runner.train_loop, EpochLoop) else 0
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Runs after ``CheckpointHook``."""
@@ -70,6 +93,7 @@ class InterruptionHook(Hook):
         self._agreement.wait()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._saved = time.monotonic()
         if isinstance(runner.train_loop, EpochLoop):
             checkpoint['meta']['place'] = runner.train_loop.place(checkpoint['meta'])
 

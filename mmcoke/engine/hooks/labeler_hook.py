@@ -22,6 +22,9 @@ from mmcoke.engine.loops import EpochLoop
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.engine.pending import Pending, is_due
 
+EPOCH_NUMBERS = 'clusters_of_the_epoch'
+"""In the runner's message hub: the numbers of the last epoch that were logged, by name."""
+
 
 class LabelerHook(Hook):
     """Makes the labelers for the training set; checks loop, data, checkpoint and loss.
@@ -118,7 +121,7 @@ class LabelerHook(Hook):
                 )
 
     def log_epoch(self, runner: Runner, epoch: int, name: str, scalars: dict[str, float]) -> None:
-        """Write numbers to the log and, as ``name/...``, as curves.
+        """Write numbers to the log and, as ``name/...``, as curves; ``ProgressHook`` shows them.
 
         Args:
             runner: whose log it is.
@@ -128,6 +131,8 @@ class LabelerHook(Hook):
         """
         curves = {f'{name}/{key}': value for key, value in scalars.items()}
         runner.visualizer.add_scalars(curves, step=epoch)
+        known = runner.message_hub.runtime_info.get(EPOCH_NUMBERS, {})
+        runner.message_hub.update_info(EPOCH_NUMBERS, known | {name: scalars}, resumed=False)
         numbers = ', '.join(f'{key} {value:g}' for key, value in scalars.items())
         runner.logger.info(f'Epoch [{epoch}] {name}: {numbers}')
 
