@@ -11,4 +11,8 @@ def __getattr__(name: str) -> object:
         from mmcoke.features.extractor import FeatureExtractor
 
         return FeatureExtractor
+    if name == 'sort':
+        from mmcoke.curation.sort import sort
+
+        return sort
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -66,6 +66,7 @@ class Section(NamedTuple):
         rest: what is said of those that are not even named; '' if there are none.
         entry: what the index calls it.
         count: of photos, for the index.
+        where: name of the file beside the page with the rest.
     """
 
     anchor: str
@@ -76,6 +77,7 @@ class Section(NamedTuple):
     rest: str = ''
     entry: str = ''
     count: int = 0
+    where: str = ''
 
 
 def write_gallery(
@@ -127,7 +129,7 @@ def cluster_section(
         size: of the cluster.
         num_shown: photos that are shown.
         note: behind the number of photos.
-        where: the others are.
+        where: name of the file beside the page with the others.
     """
     rest = size - len(photos)
     return Section(
@@ -136,9 +138,10 @@ def cluster_section(
         f'{counted(size, "photo")}{note}',
         [Row('', photos[:num_shown])],
         photos[num_shown:],
-        f'and {rest:,} more{where}' if rest else '',
+        f'and {rest:,} more{" in" if where else ""}' if rest else '',
         name,
         size,
+        where,
     )
 
 
