@@ -13,8 +13,9 @@ import pytest
 NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 SWITCHES = (
     *('--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--no-first-run'),
-    *('--disable-background-networking', '--remote-debugging-pipe', '--host-resolver-rules=MAP * ~NOTFOUND'),
-)  # fmt: skip
+    *('--disable-background-networking', '--remote-debugging-pipe'),
+)
+KEYS = dict(ArrowLeft=37, ArrowRight=39, Escape=27)
 
 
 class Browser:
@@ -105,7 +106,8 @@ class Browser:
 
     def press(self, key):
         for kind in ('keyDown', 'keyUp'):
-            self.call('Input.dispatchKeyEvent', type=kind, key=key, code=key)
+            options = dict(type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            self.call('Input.dispatchKeyEvent', **options)
 
     def picture(self, path):
         """Save what is seen, as PNG."""
