@@ -12,7 +12,7 @@ from . import commands
 from .ending import one_line_errors
 from .parser import Parser, add_commands, fill
 
-COMMANDS = ('features', 'evaluate', 'gallery', 'report', 'zoo', 'check', 'export')
+COMMANDS = ('sort', 'features', 'evaluate', 'gallery', 'report', 'zoo', 'check', 'export')
 """Modules of :mod:`mmcoke.cli.commands`, in the order of ``--help``."""
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcoke.clustering.streaming_kmeans import assign_stream
-from mmcoke.files import read_checkpoint, read_json, write_text
+from mmcoke.files import read_json, write_text
 
 from .hierarchy import Level
 from .names import Names, write_names
@@ -86,24 +85,35 @@ def new_vectors(place: OutFolder, features: str | None) -> tuple[Tensor | None, 
     return open_vectors(folder / VECTORS), Names(folder / KEPT)
 
 
-def combined(
-    place: OutFolder,
-    settings: dict,
-    old: tuple[Tensor, Names],
-    new: tuple[Tensor | None, Sequence[str]],
-) -> Sorted:
-    """Old images that are still there, then new ones; vectors and names are written.
-
-    Raises:
-        ValueError: if the new vectors are of another width, or no image is left.
-    """
-    (x_AD, names), (y_BD, new_names) = old, new
-    before = read_checkpoint(place.work / FOUND)
+def check_width(x_AD: Tensor, y_BD: Tensor | None) -> None:
+    """ValueError if new vectors (B, D) are not as wide as those of the result (A, D)."""
     if y_BD is not None and y_BD.shape[1] != x_AD.shape[1]:
         raise ValueError(
             f'The new vectors have {y_BD.shape[1]} numbers, those of the result {x_AD.shape[1]}. '
             'Take the same network.'
         )
+
+
+def combined(
+    place: OutFolder,
+    settings: dict,
+    old: tuple[Tensor, Names],
+    new: tuple[Tensor | None, Sequence[str]],
+    before: dict,
+    assigned: tuple[Tensor, Tensor, Tensor] | None,
+) -> Sorted:
+    """Old images that are still there, then new ones; vectors and names are written.
+
+    Args:
+        place, settings: of the sort.
+        old, new: vectors and names of the result, and of new images.
+        before: what the result has found.
+        assigned: label, similarity and margin of the new images; None without any.
+
+    Raises:
+        ValueError: if no image is left.
+    """
+    (x_AD, names), (y_BD, new_names) = old, new
     gone = set(Names(place.adding / REMOVED))
     rows = np.array([row for row, name in enumerate(names) if name not in gone], np.int64)
     if not len(rows) and y_BD is None:
@@ -111,7 +121,7 @@ def combined(
     write_names(place.adding / KEPT, [*(names[row] for row in rows.tolist()), *new_names])
     shape = (len(rows) + len(new_names), x_AD.shape[1])
     write_rows(place.adding / VECTORS, shape, both(x_AD, rows, y_BD))
-    return joined(settings, Names(place.adding / KEPT), before, torch.from_numpy(rows), y_BD)
+    return joined(settings, Names(place.adding / KEPT), before, torch.from_numpy(rows), assigned)
 
 
 def both(x_AD: Tensor, rows: np.ndarray, y_BD: Tensor | None) -> Iterator[np.ndarray]:
@@ -121,12 +131,17 @@ def both(x_AD: Tensor, rows: np.ndarray, y_BD: Tensor | None) -> Iterator[np.nda
         yield from parts_of(y_BD, np.arange(len(y_BD)))
 
 
-def joined(settings: dict, names: Names, before: dict, rows: Tensor, y_BD: Tensor | None) -> Sorted:
-    """Labels of old rows as they were, of new ones by the nearest center."""
+def joined(
+    settings: dict,
+    names: Names,
+    before: dict,
+    rows: Tensor,
+    assigned: tuple[Tensor, Tensor, Tensor] | None,
+) -> Sorted:
+    """Labels of old rows as they were, and those of new ones."""
     old = [before[name][rows] for name in ('label', 'similarity', 'margin', 'rank')]
-    if y_BD is not None:
-        assigned = assign_stream(y_BD, before['centers'])
-        new = [*assigned, torch.zeros(len(y_BD), dtype=torch.int64)]
+    if assigned is not None:
+        new = [*assigned, torch.zeros_like(assigned[0])]
         old = [torch.cat(pair) for pair in zip(old, new, strict=True)]
     label, similarity, margin, rank = old
     return Sorted(

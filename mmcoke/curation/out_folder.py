@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from mmcoke.files import locked, read_json, write_text
@@ -73,6 +73,16 @@ class OutFolder:
             BlockingIOError: if another process works in the folder.
         """
         return locked(self.work / 'lock', 'another process')
+
+    def forget_empty(self) -> None:
+        """Remove a sort for which nothing was made yet, so that it may begin otherwise."""
+        names = {path.name for path in self.work.iterdir()} if self.work.exists() else set()
+        if names <= {'lock', 'listed', self._settings.name}:
+            for name in names:
+                (self.work / name).unlink()
+            with suppress(OSError):  # the folder was there before, with something in it
+                self.work.rmdir()
+                self.path.rmdir()
 
     # ---- settings
 

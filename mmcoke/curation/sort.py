@@ -17,14 +17,16 @@ from rich.progress import track
 from torch import Tensor
 
 from mmcoke import zoo
-from mmcoke.clustering.streaming_kmeans import StreamResult, stream_kmeans
+from mmcoke.clustering.streaming_kmeans import StreamResult, assign_stream, stream_kmeans
 from mmcoke.datasets import UnreadableImageError
 from mmcoke.features.extractor import FeatureExtractor
 from mmcoke.files import read_checkpoint, save_torch, write_whole
 from mmcoke.messages import shown
 
 from .adding import (
+    FOUND,
     changes,
+    check_width,
     combined,
     listed_in,
     new_vectors,
@@ -69,11 +71,15 @@ DEFAULTS = dict(
     duplicates=DEFAULT_THRESHOLD,
     pick=0,
     folders=None,
+    network=None,
 )
 """What a sort is begun with, where nothing is said."""
 
 FREE = ('duplicates', 'pick', 'folders')
 """Settings that may change when images are added."""
+
+SECONDS_PER_SAVE = 30.0
+"""So much work of the clustering is lost at most when a process is killed."""
 
 STATE, CLUSTERS = 'state.pth', 'clusters.pth'
 
@@ -156,9 +162,14 @@ def sort(
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
     place, options = OutFolder(os.path.abspath(os.path.expanduser(out))), Machine(**machine)
     with place.lock() if is_main_process() else nullcontext():
-        settings = shared(lambda: begin(place, folder, given, add, resume))
-        if settings is not None:
-            work_through(place, settings, options)
+        try:
+            settings = shared(lambda: begin(place, folder, given, add, resume))
+            if settings is not None:
+                work_through(place, settings, options)
+        except Exception:
+            if is_main_process():
+                place.forget_empty()
+            raise
     return place.summary()
 
 
@@ -362,10 +373,21 @@ def added(place: OutFolder, settings: dict, machine: Machine) -> Sorted | None:
                 'the result was made with. Sort into another --out.'
             )
     barrier()
+    new = new_vectors(place, settings['features'])
+    before = read_checkpoint(place.work / FOUND)
+    x_BD, x_AD = new[0], opened(place.work, place.settings())[0]
+    check_width(x_AD, x_BD)
+    assigned = (
+        None
+        if x_BD is None
+        else assign_stream(
+            x_BD, before['centers'], device=machine.device, progress=machine.bar('Clusters')
+        )
+    )
     if not is_main_process():
         return None
     old = opened(place.work, place.settings())
-    return combined(place, settings, old, new_vectors(place, settings['features']))
+    return combined(place, settings, old, new, before, assigned)
 
 
 def opened(work: Path, settings: dict) -> tuple[Tensor, Names]:
@@ -400,10 +422,9 @@ def network(settings: dict, machine: Machine) -> FeatureExtractor:
         return FeatureExtractor(settings['model'] or DEFAULT_MODEL, **options)
     except zoo.DownloadError as error:
         raise zoo.DownloadError(
-            f'{settings["model"] or DEFAULT_MODEL} cannot be downloaded '
-            f'({str(error).splitlines()[0]}). Without a network give a network of your own, '
-            '--config C --checkpoint F, or vectors, --features X.npy --paths paths.txt; or get the '
-            f'file by hand: {str(error).splitlines()[-1]}'
+            f'{settings["model"] or DEFAULT_MODEL} cannot be downloaded. Give a network that you '
+            'have, --config C --checkpoint F; or vectors, --features X.npy --paths paths.txt. '
+            f'{str(error).splitlines()[-1]}'
         ) from error
 
 
@@ -427,6 +448,7 @@ def stream_clusters(x_AD: Tensor, work: Path, settings: dict, machine: Machine) 
         device=machine.device,
         state=state,
         save=save,
+        seconds_per_save=SECONDS_PER_SAVE,
         progress=machine.bar('Clusters'),
     )
     if is_main_process():

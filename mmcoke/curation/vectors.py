@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from torch import Tensor
 
+from mmcoke.clustering.row_stream import memory_mapped
 from mmcoke.datasets.folder import say
 from mmcoke.datasets.listing import list_images
 from mmcoke.features.extractor import FeatureExtractor, Images
@@ -43,10 +43,7 @@ def open_vectors(path: str | Path) -> Tensor:
             f'{shown(path)} holds {array.dtype} {array.shape}. Vectors are float16 or float32, a '
             "row per image: np.save('X.npy', x.astype('float32').reshape(len(x), -1))."
         )
-    with warnings.catch_warnings():
-        # Nothing here writes into what torch takes for writable.
-        warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-        return torch.from_numpy(array)
+    return memory_mapped(str(path))
 
 
 # ---- given vectors
