@@ -236,7 +236,7 @@ def test_a_finished_result_is_not_overwritten(vectors, tmp_path):
     out = tmp_path / 'out'
     first = mmcoke.sort(None, out, **vectors)
     before = content_of(out)
-    with pytest.raises(ValueError, match='holds a finished sort. Add new images to it by --add'):
+    with pytest.raises(ValueError, match=r'holds a finished sort. Add new images to it by --add'):
         mmcoke.sort(None, out, **vectors)
     assert mmcoke.sort(None, out, **vectors, resume=True) == first
     with pytest.raises(ValueError, match='begun with seed 0, not 1'):
@@ -353,7 +353,7 @@ def test_stopped_in_any_stage_it_says_so_and_goes_on(stage, whole_result, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             mmcoke.sort(folder, out, **options)
     assert not (out / 'summary.json').exists()
-    with pytest.raises(ValueError, match='was stopped. Go on by --resume'):
+    with pytest.raises(ValueError, match=r'was stopped. Go on by --resume'):
         mmcoke.sort(folder, out, **options)
     with pytest.raises(ValueError, match='begun with num_clusters 4, not 5'):
         mmcoke.sort(folder, out, **options | dict(num_clusters=5), resume=True)
@@ -490,7 +490,7 @@ def test_another_network_is_not_added_with(photos, network, tmp_path):
 
 @pytest.mark.parametrize('stage', STAGES[:1] + STAGES[3:])
 def test_adding_that_was_stopped_goes_on(stage, whole_result, tmp_path, monkeypatch):
-    folder, options, whole = whole_result
+    folder, options, _ = whole_result
     photos = tmp_path / 'photos'
     shutil.copytree(folder, photos)
     results = []
