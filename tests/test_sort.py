@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import random
 import shutil
@@ -162,12 +161,13 @@ def test_results_within_the_folder_are_no_images_of_it(photos, network):
     assert mmcoke.sort(photos, out, add=True, progress=False)['num_images'] == 17
 
 
-def test_a_network_for_small_grey_images_says_what_it_does_not_see(photos, tmp_path, caplog):
+def test_a_network_for_small_grey_images_says_what_it_does_not_see(photos, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmcoke.curation.sizes.print_log', lambda text, **_: said.append(text))
     Image.new('RGB', (400, 300), (200, 30, 30)).save(photos / '00.png')
-    with caplog.at_level(logging.WARNING):
-        mmcoke.sort(photos, tmp_path / 'out', model='coke_tiny_1xb64_digits', **QUIET)
-    said = [record.getMessage() for record in caplog.records]
-    assert any('coke_tiny_1xb64_digits sees grey images of 8 x 8 pixels' in line for line in said)
+    mmcoke.sort(photos, tmp_path / 'out', model='coke_tiny_1xb64_digits', **QUIET)
+    assert len(said) == 1
+    assert said[0].startswith('coke_tiny_1xb64_digits sees grey images of 8 x 8 pixels')
 
 
 # ---- refused, with nothing lost
@@ -479,12 +479,14 @@ def test_given_vectors_are_added_with_their_paths(vectors, tmp_path):
         mmcoke.sort(None, out, add=True, **QUIET)
 
 
-def test_another_network_is_not_added_with(photos, network, tmp_path):
+def test_another_network_is_not_added_with(photos, network, vectors, tmp_path):
     out = tmp_path / 'out'
     mmcoke.sort(photos, out, **network, num_clusters=4)
     content = content_of(out)
     with pytest.raises(ValueError, match='begun with size 32, not 64'):
         mmcoke.sort(photos, out, add=True, **network | dict(size=64))
+    with pytest.raises(ValueError, match='is one of a network'):
+        mmcoke.sort(photos, out, add=True, **vectors)
     assert content_of(out) == content
 
 

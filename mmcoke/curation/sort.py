@@ -75,7 +75,7 @@ DEFAULTS = dict(
 )
 """What a sort is begun with, where nothing is said."""
 
-FREE = ('duplicates', 'pick', 'folders')
+FREE = ('duplicates', 'pick', 'folders', 'features', 'paths')
 """Settings that may change when images are added."""
 
 SECONDS_PER_SAVE = 30.0
@@ -309,8 +309,10 @@ def begin_adding(
     place: OutFolder, settings: dict, folder: str | Path | None, given: dict
 ) -> dict | None:
     """Note what is new and what is gone; settings of the adding, None if there is neither."""
+    _, old = opened(place.work, settings)
+    if given.get('features') and not settings['features']:
+        raise ValueError('The result is one of a network: add without --features and --paths.')
     settings = settings | given
-    old = opened(place.work, settings)[1]
     if settings['features']:
         if not given.get('features'):
             raise ValueError('The result is one of given vectors: add --features and --paths.')
