@@ -359,14 +359,25 @@ PROBE = """(() => {
 })()"""
 
 
+@pytest.fixture(scope='module')
+def started_browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp('profile')) as browser:
+        yield browser
+
+
 @pytest.fixture
-def opened_page(result, tmp_path):
+def browser(started_browser):
+    started_browser.errors.clear()
+    return started_browser
+
+
+@pytest.fixture
+def opened_page(result, tmp_path, browser):
     """The page of nine images with nasty names, and a browser."""
     out = tmp_path / 'out'
     out.mkdir()
     page.write_page(result, out, out, SUMMARY)
-    with Browser(tmp_path / 'profile') as browser:
-        yield out / 'index.html', browser
+    return out / 'index.html', browser
 
 
 def test_the_page_is_whole_on_a_phone_and_on_a_screen_by_day_and_night(opened_page):
@@ -384,7 +395,7 @@ def test_the_page_is_whole_on_a_phone_and_on_a_screen_by_day_and_night(opened_pa
     assert browser.errors == []
 
 
-def test_rows_are_justified(image_folder, tmp_path):
+def test_rows_are_justified(tmp_path, browser):
     """All photos of a row have one height, and full rows one width."""
     photos = []
     for i, ratio in enumerate([1.5, 0.7, 2.4, 1, 1.3, 3, 0.8, 1.5, 1.1, 1.9, 0.6, 1.4, 1.2, 0.9]):
@@ -392,19 +403,18 @@ def test_rows_are_justified(image_folder, tmp_path):
         Image.new('RGB', (round(300 * ratio), 300)).save(photos[-1])
     label = torch.zeros(len(photos), dtype=torch.int64)
     gallery.write_gallery(tmp_path / 'x.html', photos, label, torch.ones(len(photos)), title='x')
-    with Browser(tmp_path / 'profile') as browser:
-        for width in (390, 1280):
-            browser.open(tmp_path / 'x.html', width)
-            rows = {}
-            for box in browser.run(PROBE)['boxes']:
-                rows.setdefault(round(box['image']['top']), []).append(box['image'])
-            *full, _ = [rows[top] for top in sorted(rows)]
-            assert full
-            right = {round(row[-1]['right']) for row in full}
-            assert max(right) - min(right) <= 1 and max(right) >= 0.9 * width
-            for row in full:
-                heights = [image['height'] for image in row]
-                assert max(heights) - min(heights) < 1
+    for width in (390, 1280):
+        browser.open(tmp_path / 'x.html', width)
+        rows = {}
+        for box in browser.run(PROBE)['boxes']:
+            rows.setdefault(round(box['image']['top']), []).append(box['image'])
+        *full, _ = [rows[top] for top in sorted(rows)]
+        assert full
+        right = {round(row[-1]['right']) for row in full}
+        assert max(right) - min(right) <= 1 and max(right) >= 0.9 * width
+        for row in full:
+            heights = [image['height'] for image in row]
+            assert max(heights) - min(heights) < 1
 
 
 def test_names_open_the_files_and_a_click_enlarges(opened_page, result):

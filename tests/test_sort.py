@@ -1,12 +1,16 @@
 """``mmcoke sort``: from a folder or vectors to files; stopped anywhere, added to, refused."""
 
 import csv
+import importlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -254,57 +258,40 @@ def test_a_folder_of_others_is_left_as_it_is(photos, network):
 # ---- stopped and resumed
 
 
-def sort_in_child(out, seconds_per_save, *arguments):
-    """``mmcoke sort`` in this process, for ``children.fork``."""
-    from mmcoke.curation import sort
-
-    sys.modules['mmcoke.curation.sort'].SECONDS_PER_SAVE = seconds_per_save
-    assert sort
-    main(['sort', '--out', str(out), *map(str, arguments)])
-
-
-def as_words(options):
-    names = {name: value for name, value in options.items() if name != 'progress'}
-    return [word for name, value in names.items() for word in (f'--{name}', value)]
+def sort_in_child(out, options, kill_after, took):
+    """Sort in this process, for ``children.fork``, which kills itself after so many seconds."""
+    module = importlib.import_module('mmcoke.curation.sort')
+    module.SECONDS_PER_SAVE = 0.0
+    if kill_after is not None:
+        threading.Timer(kill_after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    start = time.monotonic()
+    module.sort(None, out, resume=True, **options)
+    took.write_text(str(time.monotonic() - start))
+    os._exit(0)
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_it_ends_as_if_it_had_not_been(vectors, tmp_path):
-    words = [
-        *as_words(vectors),
-        '--num-clusters',
-        8,
-        '--pick',
-        9,
-        '--levels',
-        2,
-        '--duplicates',
-        0.9,
-    ]
-    said = tmp_path / 'said.txt'
+    options = dict(**vectors, num_clusters=8, pick=9, levels=2, duplicates=0.9)
+    said, took = tmp_path / 'said.txt', tmp_path / 'took.txt'
 
-    def run(out, *more, kill_after=None):
-        process = fork(sort_in_child, out, 0.0, *words, *more, said=said)
-        process.join(kill_after)
-        killed = process.is_alive()
-        process.kill()
+    def run(out, kill_after=None):
+        process = fork(sort_in_child, out, options, kill_after, took, said=said)
         process.join()
-        assert killed or process.exitcode == 0, said.read_text()
-        return killed
+        assert process.exitcode in (0, -signal.SIGKILL), said.read_text()
+        return process.exitcode != 0
 
-    start = time.monotonic()
-    run(tmp_path / 'whole')
-    duration = time.monotonic() - start
-    generator = random.Random(0)
-    num_killed, out = 0, tmp_path / 'killed'
-    while num_killed < 8:
-        if run(out, '--resume', kill_after=generator.uniform(0.1, 1) * duration):
+    assert not run(tmp_path / 'whole')
+    whole, duration = content_of(tmp_path / 'whole'), float(took.read_text())
+    generator, out, num_killed = random.Random(0), tmp_path / 'killed', 0
+    for _ in range(14):
+        if run(out, generator.uniform(0, 0.9) * duration):
             num_killed += 1
-        elif num_killed < 8:
-            assert content_of(out) == content_of(tmp_path / 'whole')
+        else:
+            assert content_of(out) == whole
             shutil.rmtree(out)
-    run(out, '--resume')
-    assert content_of(out) == content_of(tmp_path / 'whole')
+    run(out)
+    assert num_killed >= 4 and content_of(out) == whole
 
 
 STAGES = (
@@ -361,6 +348,11 @@ def test_stopped_in_any_stage_it_says_so_and_goes_on(stage, whole_result, tmp_pa
     assert content_of(out) == content_of(whole)
 
 
+def as_words(options):
+    names = {name: value for name, value in options.items() if name != 'progress'}
+    return [word for name, value in names.items() for word in (f'--{name}', value)]
+
+
 def test_ctrl_c_ends_with_the_command_to_go_on(vectors, tmp_path, monkeypatch, capsys):
     import mmcoke.cli.sort  # noqa: F401
 
@@ -379,8 +371,6 @@ def test_ctrl_c_ends_with_the_command_to_go_on(vectors, tmp_path, monkeypatch, c
     assert ended.value.code == 130
     command = said.split('Go on with:\n  ')[1]
     assert command.startswith('mmcoke sort') and command.rstrip().endswith('--resume')
-    import shlex
-
     main(shlex.split(command)[1:])
     assert '200 photos in 14 clusters' in capsys.readouterr().out
 
@@ -528,8 +518,6 @@ def sort_as_rank(rank, port, out, options):
 
 
 def test_two_processes_write_what_one_does(vectors, tmp_path):
-    import socket
-
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
