@@ -24,6 +24,7 @@ from PIL import Image
 
 import mmcoke
 from mmcoke.cli.main import main
+from mmcoke.clustering.streaming_kmeans import stream_kmeans
 from mmcoke.datasets import UnreadableImageError
 
 OURS = str(CONFIGS / 'coke/coke_r18_1xb256_folder.py')
@@ -125,9 +126,13 @@ def test_given_vectors_are_clustered_in_the_order_of_their_paths(vectors, tmp_pa
     summary = mmcoke.sort(None, tmp_path / 'out', **vectors, num_clusters=8)
     rows = rows_of(tmp_path / 'out')
     assert list(rows) == [f'{i}.jpg' for i in range(200)]
-    label = np.array([int(row['cluster']) for row in rows.values()])
-    assert summary['sizes'] == dict(least=25, median=25.0, most=25)
-    assert all(len(set(label[start::8])) == 1 for start in range(8))
+    expected = stream_kmeans(torch.from_numpy(np.load(vectors['features'])), 8, min_size=2)
+    assert [int(row['cluster']) for row in rows.values()] == expected.label.tolist()
+    for name, values in (('similarity', expected.similarity), ('margin', expected.margin)):
+        found = torch.tensor([float(row[name]) for row in rows.values()])
+        torch.testing.assert_close(found, values, atol=1e-6, rtol=0)
+    sizes = torch.bincount(expected.label)
+    assert summary['sizes']['least'] == sizes.min() and summary['sizes']['most'] == sizes.max()
     assert not (tmp_path / 'out/.work/vectors.npy').exists()  # they stay where they are
 
 
@@ -171,7 +176,7 @@ def test_a_network_for_small_grey_images_says_what_it_does_not_see(photos, tmp_p
     Image.new('RGB', (400, 300), (200, 30, 30)).save(photos / '00.png')
     mmcoke.sort(photos, tmp_path / 'out', model='coke_tiny_1xb64_digits', **QUIET)
     assert len(said) == 1
-    assert said[0].startswith('coke_tiny_1xb64_digits sees grey images of 8 x 8 pixels')
+    assert said[0].startswith('coke_tiny_1xb64_digits sees grey images of 16 x 16 pixels')
 
 
 # ---- refused, with nothing lost

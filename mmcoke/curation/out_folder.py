@@ -84,6 +84,11 @@ class OutFolder:
                 self.work.rmdir()
                 self.path.rmdir()
 
+    def forget_adding(self) -> None:
+        """Remove what was begun to be added, unless its results are made: so the old one is whole."""
+        if not self.is_ready:
+            remove(self.adding)
+
     # ---- settings
 
     def settings(self) -> dict:

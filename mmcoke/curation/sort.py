@@ -166,9 +166,11 @@ def sort(
             settings = shared(lambda: begin(place, folder, given, add, resume))
             if settings is not None:
                 work_through(place, settings, options)
-        except Exception:
+        except Exception as error:
             if is_main_process():
                 place.forget_empty()
+                if isinstance(error, ValueError):  # it would be the same again
+                    place.forget_adding()
             raise
     return place.summary()
 
