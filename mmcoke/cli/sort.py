@@ -31,16 +31,18 @@ def main(args: argparse.Namespace) -> None:
 def report(summary: dict, out: str) -> list[str]:
     """What was found, where it is, and what one may do next."""
     sizes, duplicates = summary['sizes'], summary['duplicates']
-    levels = ' in '.join(f'{number:,}' for number in summary['levels'])
+    coarser = ''.join(f' in {number:,}' for number in summary['levels'][1:])
     lines = [
-        f'{summary["num_images"]:,} photos in {levels} clusters, of {sizes["least"]:,} to '
-        f'{sizes["most"]:,} photos (median {sizes["median"]:,.0f})'
+        f'{summary["num_images"]:,} photos in {summary["num_clusters"]:,} clusters{coarser}, of '
+        f'{sizes["least"]:,} to {sizes["most"]:,} photos (median {sizes["median"]:,.0f})'
     ]
-    if duplicates['threshold']:
+    if duplicates['num_to_drop']:
         lines.append(
             f'{duplicates["num_to_drop"]:,} near duplicates of others (similarity from '
-            f'{duplicates["threshold"]}), by groups in {shown(os.path.join(out, "images.csv"))}'
+            f'{duplicates["threshold"]}): keep in images.csv'
         )
+    elif duplicates['threshold']:
+        lines.append(f'no near duplicates (similarity from {duplicates["threshold"]})')
     if summary['num_picks']:
         lines.append(f'{summary["num_picks"]:,} picked: pick_rank in images.csv')
     for name, what in (('unreadable', 'cannot be read'), ('removed', 'are gone')):

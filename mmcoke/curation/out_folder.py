@@ -85,7 +85,7 @@ class OutFolder:
                 self.path.rmdir()
 
     def forget_adding(self) -> None:
-        """Remove what was begun to be added, unless its results are made: so the old one is whole."""
+        """Remove what was begun to be added, unless its results are made."""
         if not self.is_ready:
             remove(self.adding)
 
