@@ -133,7 +133,7 @@ def test_blocks_of_any_size_find_what_all_pairs_find(block, monkeypatch):
 
 def test_many_equal_images_are_one_group_of_bounded_work():
     found = near_duplicates(
-        torch.ones(5000, 2), torch.zeros(5000, dtype=torch.int64), on_circle(45), 0.9
+        torch.ones(2500, 2), torch.zeros(2500, dtype=torch.int64), on_circle(45), 0.9
     )
     assert found.eq(0).all()
 

@@ -3,8 +3,8 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,17 +162,24 @@ def sort(
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
     place, options = OutFolder(os.path.abspath(os.path.expanduser(out))), Machine(**machine)
     with place.lock() if is_main_process() else nullcontext():
-        try:
+        with forgetting(place.forget_empty, Exception):
             settings = shared(lambda: begin(place, folder, given, add, resume))
             if settings is not None:
-                work_through(place, settings, options)
-        except Exception as error:
-            if is_main_process():
-                place.forget_empty()
-                if isinstance(error, ValueError):  # it would be the same again
-                    place.forget_adding()
-            raise
+                # What is refused now would be refused again.
+                with forgetting(place.forget_adding, ValueError):
+                    work_through(place, settings, options)
     return place.summary()
+
+
+@contextmanager
+def forgetting(forget: Callable[[], None], kind: type[Exception]) -> Iterator[None]:
+    """Call a function on the main process if an error of a kind ends what is within."""
+    try:
+        yield
+    except kind:
+        if is_main_process():
+            forget()
+        raise
 
 
 def shared(function: Callable[[], Any]) -> Any:
