@@ -161,13 +161,13 @@ def sort(
     check_arguments(folder, given, link and copy, add)
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
     place, options = OutFolder(os.path.abspath(os.path.expanduser(out))), Machine(**machine)
-    with place.lock() if is_main_process() else nullcontext():
-        with forgetting(place.forget_empty, Exception):
-            settings = shared(lambda: begin(place, folder, given, add, resume))
-            if settings is not None:
-                # What is refused now would be refused again.
-                with forgetting(place.forget_adding, ValueError):
-                    work_through(place, settings, options)
+    lock = place.lock() if is_main_process() else nullcontext()
+    with lock, forgetting(place.forget_empty, Exception):
+        settings = shared(lambda: begin(place, folder, given, add, resume))
+        if settings is not None:
+            # What is refused now would be refused again.
+            with forgetting(place.forget_adding, ValueError):
+                work_through(place, settings, options)
     return place.summary()
 
 
