@@ -23,9 +23,11 @@ from conftest import CONFIGS
 from PIL import Image
 
 import mmcoke
+import mmcoke.curation.sort
 from mmcoke.cli.main import main
 from mmcoke.clustering.streaming_kmeans import stream_kmeans
 from mmcoke.datasets import UnreadableImageError
+from mmcoke.zoo import DownloadError
 
 OURS = str(CONFIGS / 'coke/coke_r18_1xb256_folder.py')
 QUIET = dict(progress=False)
@@ -205,6 +207,20 @@ def test_what_does_not_go_together_is_refused_and_leaves_nothing(
 ):
     with pytest.raises(ValueError, match=message):
         mmcoke.sort(photos, tmp_path / 'out', **options, **QUIET)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_without_a_model_the_best_of_the_zoo_is_taken_and_without_a_network_said_what_to_do(
+    photos, tmp_path, monkeypatch
+):
+    def fail(name, **_):
+        assert name == 'coke_r50_8xb64-mcrop_in1k'
+        raise DownloadError('no network\nOpen ADDRESS in a browser.')
+
+    monkeypatch.setattr(sys.modules['mmcoke.curation.sort'], 'FeatureExtractor', fail)
+    message = 'mcrop_in1k cannot be downloaded. Give .*--config.*--features.* Open ADDRESS'
+    with pytest.raises(DownloadError, match=message):
+        mmcoke.sort(photos, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 

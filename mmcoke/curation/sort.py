@@ -248,6 +248,8 @@ def begin(
         if add:
             raise ValueError(f'There is no result in {name} to add to. Sort without --add first.')
         settings = DEFAULTS | given | dict(root=root_of(folder))
+        if not (settings['config'] or settings['features']):
+            settings['model'] = settings['model'] or DEFAULT_MODEL
         list_images(place.work, settings, str(place.path))
         place.write_settings(settings)
         return settings
@@ -430,10 +432,10 @@ def network(settings: dict, machine: Machine) -> FeatureExtractor:
         checkpoint = zoo.local_file(settings['checkpoint'])
         return FeatureExtractor(settings['config'], checkpoint, **options)
     try:
-        return FeatureExtractor(settings['model'] or DEFAULT_MODEL, **options)
+        return FeatureExtractor(settings['model'], **options)
     except zoo.DownloadError as error:
         raise zoo.DownloadError(
-            f'{settings["model"] or DEFAULT_MODEL} cannot be downloaded. Give a network that you '
+            f'{settings["model"]} cannot be downloaded. Give a network that you '
             'have, --config C --checkpoint F; or vectors, --features X.npy --paths paths.txt. '
             f'{str(error).splitlines()[-1]}'
         ) from error
