@@ -224,13 +224,35 @@ def test_without_a_model_the_best_of_the_zoo_is_taken_and_without_a_network_said
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--out', 'x'], 'name the folder'),
+        (['photos', '--out', 'x', '--config', 'c.py'], '--config needs --checkpoint'),
+        (['photos', '--out', 'x', '--paths', 'p.txt'], '--features needs --paths'),
+        (
+            ['photos', '--out', 'x', '--model', 'm', '--features', 'x', '--paths', 'y'],
+            'give one of',
+        ),
+        (['photos', '--out', 'x', '--link', '--copy'], 'not allowed with'),
+        (['photos', '--out', 'x', '--num-clusters', '0'], 'at least 1'),
+        (['photos', '--out', 'x', '--num-clusters', 'many'], 'invalid'),
+    ],
+)
+def test_wrong_arguments_of_the_command_end_with_status_2(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['sort', *words])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
     for folder, message in (('empty', 'There is no image in'), ('none', 'There is no folder')):
         with pytest.raises(ValueError, match=message):
             mmcoke.sort(tmp_path / folder, tmp_path / 'out')
-    with pytest.raises(ValueError, match='Name the folder'):
-        mmcoke.sort(None, tmp_path / 'out')
+    for resume in (False, True):
+        with pytest.raises(ValueError, match='Name the folder'):
+            mmcoke.sort(None, tmp_path / 'out', resume=resume)
     (tmp_path / 'empty/broken.jpg').write_bytes(b'no image')
     with pytest.raises(UnreadableImageError, match='1 of 1 images cannot be read'):
         mmcoke.sort(

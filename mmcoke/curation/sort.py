@@ -158,7 +158,7 @@ def sort(
     given = dict(model=model, config=config, checkpoint=checkpoint, features=features, paths=paths)
     given |= dict(size=size, num_clusters=num_clusters, levels=levels, min_size=min_size, seed=seed)
     given |= dict(duplicates=duplicates, pick=pick, folders=folders)
-    check_arguments(folder, given, link and copy, add)
+    check_arguments(given, link and copy)
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
     place, options = OutFolder(os.path.abspath(os.path.expanduser(out))), Machine(**machine)
     lock = place.lock() if is_main_process() else nullcontext()
@@ -192,7 +192,7 @@ def shared(function: Callable[[], Any]) -> Any:
 # ---- what is asked for
 
 
-def check_arguments(folder: Any, given: dict, both: bool, add: bool) -> None:
+def check_arguments(given: dict, both: bool) -> None:
     """ValueError if arguments do not go together."""
     said = {name for name, value in given.items() if value is not None}
     sources = [('model',), ('config', 'checkpoint'), ('features', 'paths')]
@@ -205,8 +205,6 @@ def check_arguments(folder: Any, given: dict, both: bool, add: bool) -> None:
         )
     if both:
         raise ValueError('Give --link or --copy, not both.')
-    if folder is None and 'features' not in said and not add:
-        raise ValueError('Name the folder with your images: mmcoke sort FOLDER --out DIR.')
     check_ranges(given)
 
 
@@ -247,6 +245,8 @@ def begin(
     if place.is_new:
         if add:
             raise ValueError(f'There is no result in {name} to add to. Sort without --add first.')
+        if folder is None and 'features' not in given:
+            raise ValueError('Name the folder with your images: mmcoke sort FOLDER --out DIR.')
         settings = DEFAULTS | given | dict(root=root_of(folder))
         if not (settings['config'] or settings['features']):
             settings['model'] = settings['model'] or DEFAULT_MODEL

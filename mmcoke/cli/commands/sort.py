@@ -13,6 +13,7 @@ the same command and --resume. Photos that cannot be read are left out; unreadab
 import argparse
 import os
 
+from mmcoke.cli.ending import WrongArgumentsError
 from mmcoke.cli.options import home
 
 HELP = 'sort a folder of photos: clusters, near duplicates, what to label first'
@@ -100,7 +101,21 @@ def threshold(text: str) -> float:
     return 0.0 if text == 'off' else float(text)
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before anything is imported."""
+    for one, other in (('config', 'checkpoint'), ('features', 'paths')):
+        if bool(getattr(args, one)) != bool(getattr(args, other)):
+            raise WrongArgumentsError(f'--{one} needs --{other}, and --{other} --{one}')
+    if sum(map(bool, (args.model, args.config, args.features))) > 1:
+        raise WrongArgumentsError(
+            'give one of --model NAME, --config C --checkpoint F, --features X.npy --paths TXT'
+        )
+    if not (args.folder or args.features or args.add or args.resume):
+        raise WrongArgumentsError('name the folder with your photos, or --features and --paths')
+
+
 def run(args: argparse.Namespace) -> None:
+    check(args)
     from mmcoke.cli import sort
 
     sort.main(args)
