@@ -23,7 +23,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmcoke.curation.duplicates import near_duplicates
 from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.progress import track
@@ -32,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import kmeans, stream_kmeans
+from mmcoke.curation.duplicates import near_duplicates
 from mmcoke.datasets import read_image
 from mmcoke.datasets.listing import list_images
 from mmcoke.evaluation import clustering_scores

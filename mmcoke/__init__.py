@@ -15,4 +15,8 @@ def __getattr__(name: str) -> object:
         from mmcoke.cli.train_folder import train
 
         return train
+    if name == 'sort':
+        from mmcoke.curation.sort import sort
+
+        return sort
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -24,6 +24,8 @@ NEEDED = (
     'mmcoke.models',
     'mmcoke.engine.launch',
     'mmcoke.datasets',
+    'mmcoke.curation.sort',
+    'pyarrow.parquet',
     'matplotlib.backends.backend_agg',
     'sklearn.datasets',
     'sklearn.metrics',

@@ -131,3 +131,21 @@ def test_the_scripts_tell_the_command_that_was_typed(place):
     process.wait()
     typed = shlex.split((place / 'command').read_text())
     assert typed == ['env', 'PYTHON=python', 'bash', 'tools/dist_train.sh', *arguments]
+
+
+def test_dist_sort_starts_as_many_processes_and_tells_the_command(place):
+    arguments = ['3', 'my photos', '--out', 'a,b #1']
+    process = start(place, 'dist_sort.sh', *arguments, PYTHON='python')
+    typed = shlex.split((place / 'command').read_text())
+    assert typed == ['env', 'PYTHON=python', 'bash', 'tools/dist_sort.sh', *arguments]
+    started = lines(place / 'python')
+    assert '--nproc-per-node=3' in started
+    expected = ['-m', 'mmcoke', 'sort', *arguments[1:], '--launcher', 'pytorch']
+    assert started[-len(expected) :] == expected
+    assert stop(process, signal.SIGINT) == 128 + signal.SIGINT
+
+
+def test_dist_sort_without_a_number_of_processes_says_how_it_is_used():
+    command = ['bash', 'tools/dist_sort.sh', 'my photos', '--out', 'x']
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and 'dist_sort.sh PROCESSES FOLDER' in run.stderr

@@ -39,6 +39,7 @@ ROOMS = {
     'features': {*FLOOR, 'weights', 'datasets', 'models', 'zoo'},
     'evaluation': {*FLOOR, 'clustering', 'weights', 'datasets', 'features'},
     'reporting': {*FLOOR, 'clustering', 'datasets'},
+    'curation': {*FLOOR, 'clustering', 'datasets', 'features', 'reporting', 'zoo'},
     'engine': {
         *FLOOR,
         'clustering',
@@ -58,6 +59,7 @@ ROOMS = {
         'features',
         'evaluation',
         'reporting',
+        'curation',
         'engine',
     },
 }

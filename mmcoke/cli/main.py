@@ -12,7 +12,17 @@ from . import commands
 from .ending import one_line_errors
 from .parser import Parser, add_commands, fill
 
-COMMANDS = ('train', 'features', 'evaluate', 'gallery', 'report', 'zoo', 'check', 'export')
+COMMANDS = (
+    'train',
+    'sort',
+    'features',
+    'evaluate',
+    'gallery',
+    'report',
+    'zoo',
+    'check',
+    'export',
+)
 """Modules of :mod:`mmcoke.cli.commands`, in the order of ``--help``."""
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page with the photos of each cluster."""
+"""One self-contained HTML page with photos in sections: clusters, groups, picks."""
 
 import base64
 import io
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 from mmengine.logging import print_log
@@ -19,6 +20,64 @@ from .report import write_page
 
 HEIGHT = 120
 """Of a thumbnail, in CSS pixels; it has twice as many, for sharp screens."""
+
+RATIOS = (0.5, 3.0)
+"""Width by height of a tile: narrower and wider photos leave a margin in it."""
+
+MOST_BYTES = 24_000_000
+"""Of thumbnails in a page; photos behind that are named."""
+
+NUM_NAMES = 200
+"""Photos of a section that are named, but not shown."""
+
+
+class Photo(NamedTuple):
+    """A photo on a page.
+
+    Attributes:
+        path: of the file.
+        name: what it is called.
+        note: behind its name.
+        link: address of the file, as seen from the page; '' for none.
+    """
+
+    path: str | Path
+    name: str
+    note: str = ''
+    link: str = ''
+
+
+class Row(NamedTuple):
+    """Photos beside each other, with a line above them ('' for none)."""
+
+    title: str
+    photos: Sequence[Photo]
+
+
+class Section(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        anchor: its name in addresses.
+        title: its heading.
+        note: behind that.
+        rows: of photos.
+        more: photos that are named only.
+        rest: what is said of those that are not even named; '' if there are none.
+        entry: what the index calls it.
+        count: of photos, for the index.
+        where: name of the file beside the page with the rest.
+    """
+
+    anchor: str
+    title: str
+    note: str
+    rows: Sequence[Row]
+    more: Sequence[Photo] = ()
+    rest: str = ''
+    entry: str = ''
+    count: int = 0
+    where: str = ''
 
 
 def write_gallery(
@@ -47,30 +106,113 @@ def write_gallery(
     Raises:
         ValueError: if the numbers of photos, labels and similarities differ.
     """
-    blank: list[Path] = []
-    # What all have in common is nobody's business who gets the page.
+    # What all have in common is nobody's business who gets the page; nor are there links.
     root = os.path.commonpath([photo.parent for photo in photos])
-    clusters = [
-        dict(
-            size=len(members),
-            photos=[
-                dict(
-                    name=shown(os.path.relpath(photos[row], root)),
-                    similarity=similarity[row].item(),
-                    thumbnail=thumbnail_or_blank(photos[row], blank),
-                )
-                for row in members[:num_shown]
-            ],
-        )
-        for members in progress(ranked(label, similarity, len(photos)))
-    ]
-    write_page(path, 'gallery.html', title=title, summary=summary, height=HEIGHT, clusters=clusters)
-    if blank:
+    sections = []
+    for number, members in enumerate(ranked(label, similarity, len(photos)), 1):
+        found = [
+            Photo(photos[row], shown(os.path.relpath(photos[row], root)), f'{similarity[row]:.2f}')
+            for row in members[: num_shown + NUM_NAMES]
+        ]
+        sections.append(cluster_section(str(number), found, len(members), num_shown))
+    write_sections(path, sections, title=title, summary=summary, progress=progress)
+
+
+def cluster_section(
+    name: str, photos: Sequence[Photo], size: int, num_shown: int, note: str = '', where: str = ''
+) -> Section:
+    """The section of a cluster.
+
+    Args:
+        name: of the cluster.
+        photos: some of it, in order; those behind the first ones are named only.
+        size: of the cluster.
+        num_shown: photos that are shown.
+        note: behind the number of photos.
+        where: name of the file beside the page with the others.
+    """
+    rest = size - len(photos)
+    return Section(
+        f'cluster-{name}',
+        f'Cluster {name}',
+        f'{counted(size, "photo")}{note}',
+        [Row('', photos[:num_shown])],
+        photos[num_shown:],
+        f'and {rest:,} more{" in" if where else ""}' if rest else '',
+        name,
+        size,
+        where,
+    )
+
+
+def write_sections(
+    path: str | Path,
+    sections: Iterable[Section],
+    *,
+    title: str,
+    summary: str = '',
+    facts: Sequence[tuple[str, str]] = (),
+    files: Sequence[str] = (),
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> None:
+    """Write a page of photos, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        sections: of the page, in order.
+        title, summary: above them.
+        facts: names and values below the summary.
+        files: names of files beside the page.
+        progress: wraps the list of sections.
+    """
+    thumbnails = Thumbnails()
+    content = [filled(section, thumbnails) for section in progress(list(sections))]
+    options = dict(title=title, summary=summary, facts=facts, files=files, height=HEIGHT)
+    write_page(path, 'gallery.html', sections=content, **options)
+    if thumbnails.blank:
         print_log(
-            f'{len(blank):,} photos could not be read again and are blank: {some(blank)}.',
+            f'{len(thumbnails.blank):,} photos could not be read again and are blank: '
+            f'{some(thumbnails.blank)}.',
             logger='current',
             level=logging.WARNING,
         )
+
+
+def filled(section: Section, thumbnails: 'Thumbnails') -> dict:
+    """A section as the template takes it: photos with thumbnails, as many as there is room for."""
+    rows, named = [], []
+    for row in section.rows:
+        tiles = []
+        for photo in row.photos:
+            if thumbnails.has_room:
+                tiles.append(photo._asdict() | thumbnails.of(photo.path))
+            else:
+                named.append(photo)
+        if tiles:
+            rows.append(dict(title=row.title, tiles=tiles))
+    return section._asdict() | dict(rows=rows, more=[*named, *section.more])
+
+
+class Thumbnails:
+    """Makes thumbnails as long as there is room in a page.
+
+    Attributes:
+        blank: paths of photos that could not be read.
+    """
+
+    def __init__(self) -> None:
+        self.num_bytes, self.blank = 0, []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be made."""
+        return self.num_bytes < MOST_BYTES
+
+    def of(self, path: str | Path) -> dict:
+        """Data URI and shape of a tile."""
+        uri, ratio = thumbnail_or_blank(path, self.blank)
+        self.num_bytes += len(uri)
+        return dict(thumbnail=uri, ratio=f'{min(max(ratio, RATIOS[0]), RATIOS[1]):.3f}')
 
 
 def ranked(label: Tensor, similarity: Tensor, num_photos: int) -> list[list[int]]:
@@ -85,27 +227,34 @@ def ranked(label: Tensor, similarity: Tensor, num_photos: int) -> list[list[int]
     return sorted(clusters, key=len, reverse=True)
 
 
-def thumbnail_or_blank(path: Path, blank: list[Path]) -> str:
-    """:func:`thumbnail_uri`; of a photo that is damaged or gone by now a grey square.
+def thumbnail_or_blank(path: str | Path, blank: list) -> tuple[str, float]:
+    """A thumbnail, and its width by its height; of a photo that is damaged or gone by now a grey
+    square.
 
     Args:
         path: of the photo.
         blank: gets the path if so.
     """
     try:
-        return thumbnail_uri(path)
+        image = thumbnail(path)
     # After all the work, nothing about one photo may cost the page.
     except Exception:
         blank.append(path)
-        return jpeg_uri(Image.new('RGB', (2 * HEIGHT, 2 * HEIGHT), 'lightgrey'))
+        image = Image.new('RGB', (2 * HEIGHT, 2 * HEIGHT), 'lightgrey')
+    return jpeg_uri(image), image.width / image.height
 
 
-def thumbnail_uri(path: Path) -> str:
-    """A small JPEG of an image file, turned as its EXIF data say, as a data URI."""
+def thumbnail(path: str | Path) -> Image.Image:
+    """A small copy of an image file, turned as its EXIF data say."""
     image = Image.fromarray(cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB))
     # Panoramas are not much wider than others.
     image.thumbnail((6 * HEIGHT, 2 * HEIGHT))
-    return jpeg_uri(image)
+    return image
+
+
+def thumbnail_uri(path: str | Path) -> str:
+    """:func:`thumbnail` as a data URI."""
+    return jpeg_uri(thumbnail(path))
 
 
 def jpeg_uri(image: Image.Image) -> str:
@@ -113,3 +262,8 @@ def jpeg_uri(image: Image.Image) -> str:
     stream = io.BytesIO()
     image.save(stream, 'JPEG', quality=75)
     return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 photo``, ``2 photos``."""
+    return f'{number:,} {what}{"" if number == 1 else "s"}'
