@@ -1,15 +1,18 @@
 """What the monitor writes is what the checkpoints say; a resumed run writes what it would have."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
+import spy_hook  # noqa: F401 (SignalHook)
 import torch
 from conftest import DIGITS, tiny
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from mmcoke.engine.hooks.cluster_monitor_hook import STATS, true_classes
 from mmcoke.engine.launch import train
+from mmcoke.engine.work_dir import resume_last
 from mmcoke.files import read_checkpoint
 
 
@@ -117,6 +120,30 @@ def test_a_resumed_run_writes_what_it_would_have_written(run, tmp_path):
     cfg.resume, cfg.load_from = True, str(work_dir / 'epoch_2.pth')
     train(cfg)
     assert lines_of(tmp_path) == lines
+
+
+@pytest.mark.parametrize('iteration', [8, 10])
+def test_of_an_epoch_that_is_taken_up_only_what_is_known_is_written(run, tmp_path, iteration):
+    """Epochs have five iterations: behind the tenth there is nothing left of the second."""
+    *_, lines = run
+    cfg = tiny('coke', tmp_path, num_images=320)
+    hook = dict(type='SignalHook', iteration=iteration, signum=int(signal.SIGINT))
+    cfg.custom_hooks.append(hook)
+    with pytest.raises(SystemExit):
+        train(cfg)
+    cfg = tiny('coke', tmp_path, num_images=320)
+    cfg.resume = True
+    resume_last(cfg)
+    train(cfg)
+    found = lines_of(tmp_path)
+    assert found[:2] == lines[:2] and found[4:] == lines[4:]
+    unknown = {'violation_bound', 'changed', 'nmi'}
+    features = {'feature_std', 'effective_rank', 'similarity', 'margin'}
+    missing = unknown | (features if iteration == 10 else set())
+    for line, whole in zip(found[2:4], lines[2:4], strict=True):
+        assert set(whole) - set(line) == missing
+        same = set(line) - features
+        assert {name: line[name] for name in same} == {name: whole[name] for name in same}
 
 
 def test_images_without_classes_have_no_scores():

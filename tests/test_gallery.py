@@ -117,3 +117,13 @@ def test_names_that_are_not_utf8_are_shown_escaped(image_folder, tmp_path):
     write_gallery(tmp_path / 'a.html', photos, torch.zeros(2).long(), torch.ones(2), title='two')
     names = [name for _, name in SOURCE.findall((tmp_path / 'a.html').read_text(encoding='utf-8'))]
     assert names == [r'\xe9.jpg', 'b.jpg']
+
+
+def test_a_model_of_the_digits_says_that_photos_are_lost_on_it(
+    photos, tmp_path, monkeypatch, capfd
+):
+    out = tmp_path / 'gallery.html'
+    run_tool(monkeypatch, photos, 'coke_tiny_1xb64_digits', '--num-clusters', 2, '--out', out)
+    said = ''.join(capfd.readouterr())
+    assert 'coke_tiny_1xb64_digits sees grey images of 16 x 16 pixels' in said
+    assert out.exists()

@@ -337,6 +337,26 @@ def test_a_pass_has_every_row_once_in_an_order_of_its_own():
     assert first[:300].long().sub(1).div(1000, rounding_mode='floor').unique().numel() == 10
 
 
+def test_first_centers_are_far_from_each_other():
+    """Ten tight groups, one a hundred times as large: each gets a center, whatever the seed."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.tensor([0] * 1000 + [k for k in range(1, 10) for _ in range(10)])
+    x = normalize(torch.eye(10)[place] + 0.01 * torch.randn(1090, 10, generator=generator), dim=1)
+    for seed in range(5):
+        rows = module.far_rows(x, 10, seed)
+        assert place[rows].sort().values.tolist() == list(range(10))
+        assert torch.equal(rows, module.far_rows(x, 10, seed))
+    result = stream_kmeans(x, 10, seed=1)
+    assert torch.bincount(result.label).sort().values.tolist() == [10] * 9 + [1000]
+
+
+def test_rows_that_are_alike_are_chosen_once_each():
+    x = torch.eye(2)[[0] * 6 + [1] * 6]
+    rows = module.far_rows(x, 12, 0)
+    assert rows.sort().values.tolist() == list(range(12))
+    assert rows[0] // 6 != rows[1] // 6  # the other direction comes second
+
+
 def test_sampled_rows_are_different_and_spread():
     stream = RowStream(torch.ones(1000, 2), 10, 0, 'cpu')
     for number in (1, 7, 999, 1000):

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 import mmcoke
 from mmcoke.clustering import kmeans
 from mmcoke.clustering.pseudo_labels import check_num_clusters
+from mmcoke.curation.sizes import warn_of_small_network
 from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.features.extractor import image_files
 from mmcoke.features.unreadable import UNREADABLE, write_notes
@@ -28,6 +29,8 @@ def make_gallery(args: argparse.Namespace) -> None:
     extractor = mmcoke.FeatureExtractor(
         args.name or args.config, args.checkpoint, num_workers=args.num_workers
     )
+    by = shown(args.name or Path(args.checkpoint).name)
+    warn_of_small_network(extractor, image_files(args.folder), by)
     try:
         features, photos = extractor(
             args.folder, tensors=True, skip_unreadable=args.skip_unreadable
@@ -44,7 +47,6 @@ def make_gallery(args: argparse.Namespace) -> None:
     # 3. A look at them.
     sizes = torch.bincount(label).sort(descending=True).values.tolist()
     print(f'{len(photos)} photos, features of {x.shape[1]} numbers; sizes of the clusters: {sizes}')
-    by = shown(args.name or Path(args.checkpoint).name)
     write_gallery(
         args.out,
         photos,

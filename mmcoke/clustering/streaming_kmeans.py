@@ -1,5 +1,6 @@
 """Streaming k-means with a lower bound on cluster sizes, over vectors on disk."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -33,6 +34,13 @@ MAX_DUAL_STEP = 0.05
 
 LOOSE_RATIO = 0.1
 """Bound of the first passes as a share of A / K, if the wanted one is lower: no cluster starves."""
+
+MOST_CHOSEN = 4096
+"""Clusters up to which first centers are chosen far from each other; of more, that takes longer
+than a pass, and a random sample is as good."""
+
+FEWEST_CANDIDATES, CANDIDATES = 4096, 8
+"""Rows that are looked at for it: in all, and per cluster."""
 
 SAMPLES_PER_EPOCH = 128
 """Of a cluster; a pass of a large table has several epochs, so that centers forget the past."""
@@ -228,7 +236,7 @@ class Clustering:
         ).to(stream.device)
         self.label_A = torch.zeros(num_samples, dtype=torch.int64)
         self.similarity_A, self.margin_A = torch.zeros(2, num_samples)
-        centers_KD = stream.rows(stream.spread_rows(num_clusters, 0))
+        centers_KD = first_centers(stream, num_clusters)
         self.kmeans.centers.copy_(centers_KD)
         self.kmeans.running.copy_(centers_KD)
         self.span = rows_per_chunk(centers_KD) * CHUNKS_PER_SPAN
@@ -361,6 +369,47 @@ class Clustering:
         names = ('label', 'similarity', 'margin')
         for name, whole in zip(names, self._per_sample(), strict=True):
             whole[: self._num_labelled()] = state[name]
+
+
+# ---- first centers
+
+
+def first_centers(stream: RowStream, num_clusters: int) -> Tensor:
+    """Rows from all over the table, unit vectors (K, D): far from each other unless K is large."""
+    if num_clusters > MOST_CHOSEN:
+        return stream.rows(stream.spread_rows(num_clusters, 0))
+    number = min(len(stream.x_AD), max(FEWEST_CANDIDATES, CANDIDATES * num_clusters))
+    x_SD = stream.rows(stream.spread_rows(number, 0))
+    # On the CPU: a GPU's sums have no fixed order, and processes must choose alike.
+    return x_SD[far_rows(x_SD.cpu(), num_clusters, stream.seed).to(x_SD.device)]
+
+
+def far_rows(x_SD: Tensor, num_rows: int, seed: int) -> Tensor:
+    """Rows far from each other, to start k-means from, int64 (``num_rows``,); all different.
+
+    Greedy k-means++ (Arthur and Vassilvitskii, SODA 2007): a row is drawn by its squared distance
+    to those before; of 2 + ln K such draws the one that brings all rows nearest is taken.
+
+    Args:
+        x_SD: unit vectors, on the CPU (S, D).
+        num_rows: K, at most S.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    distance_S = x_SD.new_ones(len(x_SD))  # half of the squares
+    chosen = torch.zeros(num_rows, dtype=torch.int64)
+    is_free = torch.ones(len(x_SD), dtype=torch.bool)
+    for k in range(num_rows):
+        chance_S = (distance_S * is_free).double()
+        if not chance_S.any():  # all that is left lies on chosen rows
+            chance_S = is_free.double()
+        draws = 1 if k == 0 else 2 + int(math.log(num_rows))
+        rows = torch.multinomial(chance_S, draws, replacement=True, generator=generator)
+        nearer_nS = torch.minimum((1 - x_SD[rows] @ x_SD.T).clamp_(min=0), distance_S)
+        best = nearer_nS.sum(1).argmin()
+        chosen[k], distance_S = rows[best], nearer_nS[best]
+        is_free[chosen[k]] = False
+    return chosen
 
 
 # ---- products with the centers, in chunks of fixed shapes

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from mmengine.logging import print_log
 from PIL import Image
@@ -11,7 +12,7 @@ from mmcoke.datasets import read_image
 from mmcoke.datasets.reading import FORMATS
 from mmcoke.features.extractor import FeatureExtractor
 
-from .vectors import ImageFiles, Paths
+from .vectors import ImageFiles
 
 TIMES = 4
 """A photo whose short side is so many times that of the network's images loses its details."""
@@ -31,7 +32,9 @@ def image_sizes(paths: Iterable[str]) -> Iterator[tuple[int, int]]:
             yield 0, 0
 
 
-def warn_of_small_network(extractor: FeatureExtractor, paths: Paths, name: str) -> None:
+def warn_of_small_network(
+    extractor: FeatureExtractor, paths: Sequence[str | Path], name: str
+) -> None:
     """Say that a network for small or grey images sees little of photos, if the first ones are."""
     files = ImageFiles(paths, extractor)
     for row in range(min(3, len(paths))):

@@ -64,7 +64,7 @@ def add_clusters(parser: argparse.ArgumentParser) -> None:
         '--duplicates',
         type=threshold,
         metavar='T|off',
-        help='least cosine similarity of near duplicates (0.95)',
+        help='least cosine similarity of near duplicates (0.9)',
     )
     group.add_argument('--pick', type=int, metavar='N', help='pick N photos that cover all (0)')
     folders = group.add_mutually_exclusive_group()

@@ -76,9 +76,11 @@ class ClusterMonitorHook(Hook):
             forget_epochs(Path(runner.work_dir) / STATS, after=runner.epoch)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        model = unwrap(runner.model)
-        # Of an epoch that an earlier run began, the duals at its start are not known.
-        self._streams = [Stream(labeler, known=not taken_up(runner)) for labeler in model.labelers]
+        labelers, known = unwrap(runner.model).labelers, not taken_up(runner)
+        # Of an epoch that an earlier run began, duals and labels at its start are not known.
+        self._streams = [Stream(labeler, known) for labeler in labelers]
+        if not known:
+            self._before = [torch.full_like(label_A, UNASSIGNED) for label_A in self._before]
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def after_train_iter(
@@ -101,14 +103,17 @@ class ClusterMonitorHook(Hook):
         if not is_main_process():
             return
         model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
-        x_ND, idx_N = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        features, after, centers = spread(x_ND), tables(model), centers_of(model)
+        after, centers = tables(model), centers_of(model)
+        features = {}
+        if self._seen:  # not where a run is resumed behind the last iteration of an epoch
+            x_ND, idx_N = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+            features = spread(x_ND)
         names, lines = curve_names(model.labelers, type(model).__name__.lower()), []
         for h, (name, labeler) in enumerate(zip(names, model.labelers, strict=True)):
             found = size_statistics(labeler.sizes(), getattr(labeler, 'lower_bound', 0.0))
             found |= self._streams[h].numbers(len(runner.train_dataloader))
             found |= features
-            if (centers_KD := centers[h]) is not None:
+            if features and (centers_KD := centers[h]) is not None:
                 # Of nested clusterings, the first dimensions.
                 own = x_ND[:, : centers_KD.shape[1]], after[h][idx_N], centers_KD
                 found |= similarities(*own)
@@ -145,13 +150,14 @@ class Stream:
         self.labeler = labeler
         dual_K = self.dual()
         self.before_K = dual_K.clone() if known and dual_K is not None else None
+        self.end()
 
     def dual(self) -> Tensor | None:
         """The duals (K,), if there are any."""
         return getattr(getattr(self.labeler, 'kmeans', self.labeler), 'dual', None)
 
     def end(self) -> None:
-        """After the last step of the epoch."""
+        """After the last step of the epoch, as far as it has come."""
         if (dual_K := self.dual()) is not None:
             self.after_K, self.size_K = dual_K.clone(), self.labeler.sizes()
 
