@@ -1,6 +1,7 @@
 """Encodings of features: distances to centers, and several features beside each other."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from mmcoke.features.store import FEATURES, feature_of, open_features
 from mmcoke.files import read_checkpoint, write_rows
 from mmcoke.models.stages import stage_outputs
 from mmcoke.registry import MODELS
-
 
 # ---- the mathematics
 
@@ -43,8 +43,9 @@ def test_the_triangle_does_not_depend_on_chunks_types_or_the_origin(dtype, monke
     code_AK = triangle(x_AD, centers_KD)
     assert code_AK.dtype == torch.float32
     torch.testing.assert_close(code_AK, expected, atol=1e-5, rtol=0)
-    monkeypatch.setattr('mmcoke.clustering.triangle.MIN_ROWS', 7, raising=True)
-    monkeypatch.setattr('mmcoke.clustering.triangle.SCORES_PER_CHUNK', dict(cpu=1))
+    module = import_module('mmcoke.clustering.triangle')
+    monkeypatch.setattr(module, 'MIN_ROWS', 7)
+    monkeypatch.setattr(module, 'SCORES_PER_CHUNK', dict(cpu=1))
     torch.testing.assert_close(triangle(x_AD, centers_KD), expected, atol=1e-5, rtol=0)
     if dtype == torch.float32:  # 1,024 is exact in it, beside numbers of float16
         far = triangle(x_AD + 1024, centers_KD + 1024)

@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=['pooled'],
         metavar='NAME',
         help=f'some of {", ".join(FEATURES)}; of these joined by +, as stage3+stage4: each '
-        f'L2-normalized, beside each other; {TRIANGLE}: by distances to centers of clusters (pooled)',
+        f'L2-normalized, beside each other; {TRIANGLE}: by distances to centers of clusters '
+        '(pooled)',
     )
     centers = parser.add_mutually_exclusive_group()
     centers.add_argument(
