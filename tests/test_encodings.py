@@ -6,8 +6,9 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import fork_ranks, tiny
 from mmengine.registry import DefaultScope
+from PIL import Image
 from torch.nn.functional import normalize
 from torchvision.models import resnet18
 
@@ -166,6 +167,39 @@ def test_a_command_that_was_stopped_goes_on_with_its_clusters(network, tmp_path,
     np.testing.assert_allclose(arrays['triangle'], expected, atol=1e-6)
     monkeypatch.setattr(encodings, 'encoded_parts', None)  # nor are codes made again
     features(network, tmp_path, 'triangle', '--num-clusters', 5)
+
+
+def test_two_processes_write_what_one_does(network, tmp_path):
+    one = features(network, tmp_path / 'one', 'triangle', '--num-clusters', 5)
+    tool = ['extract_features.py', network / 'tiny.py', network / '0.pth', '--num-workers', 0]
+    tool += ['--out', tmp_path / 'two', '--features', 'triangle', '--num-clusters', 5]
+    codes, said = fork_ranks(2, *tool, folder=tmp_path)
+    assert codes == [0, 0], said[-3000:]
+    assert said.count('triangle.npy  float32 (540, 5)') == 1
+    two = open_features(tmp_path / 'two')
+    np.testing.assert_allclose(two['triangle'], one['triangle'], atol=1e-4)
+
+
+def test_codes_follow_an_image_that_was_repaired(network, tmp_path):
+    """And the centers stay: those of a folder change only where a user removes them."""
+    photos, generator = tmp_path / 'photos', np.random.default_rng(0)
+    photos.mkdir()
+    for number in range(12):
+        pixels = generator.integers(256, size=(40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f'{number:02}.png')
+    good = (photos / '04.png').read_bytes()
+    (photos / '04.png').write_bytes(b'no image')
+    options = ('--data-root', photos, '--size', 32, '--num-clusters', 3)
+    out = tmp_path / 'out'
+    code = features(network, out, 'triangle', *options, '--skip-unreadable')['triangle'].copy()
+    assert np.isnan(code).all(1).nonzero()[0].tolist() == [4]
+    centers = (out / 'triangle_centers.pth').read_bytes()
+    (photos / '04.png').write_bytes(good)
+    assert 'triangle' not in features(network, out, 'pooled', *options[:4])
+    again = features(network, out, 'triangle', *options)['triangle']
+    assert np.isfinite(again).all()
+    np.testing.assert_allclose(np.delete(again, 4, 0), np.delete(code, 4, 0), atol=1e-6)
+    assert (out / 'triangle_centers.pth').read_bytes() == centers
 
 
 def test_images_that_were_left_out_and_zeros_do_not_count(network, tmp_path):
