@@ -169,6 +169,7 @@ def test_a_command_that_was_stopped_goes_on_with_its_clusters(network, tmp_path,
     features(network, tmp_path, 'triangle', '--num-clusters', 5)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(network, tmp_path):
     one = features(network, tmp_path / 'one', 'triangle', '--num-clusters', 5)
     tool = ['extract_features.py', network / 'tiny.py', network / '0.pth', '--num-workers', 0]
