@@ -10,7 +10,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -293,6 +293,30 @@ def read_array(path: str | Path, *, mmap: bool = False) -> np.ndarray:
         raise ValueError(
             f'{path} is damaged or of another kind ({reason}). Remove its folder, and run again.'
         ) from error
+
+
+def write_rows(dst: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Write an ``.npy`` file whole, as :func:`write_whole` does, that is larger than the memory.
+
+    With ordinary writes, not through a memory map: that ends the process without a word when the
+    disk is full.
+
+    Args:
+        dst: the file.
+        shape: of all.
+        parts: its rows, in order; all in the type of the first part.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open('wb') as file:
+            for number, part in enumerate(parts):
+                if number == 0:
+                    header = np.lib.format.header_data_from_array_1_0(part)
+                    header |= dict(shape=shape, fortran_order=False)
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(part.tobytes())
+
+    write_whole(dst, write)
 
 
 def plain(value: Any) -> Any:

@@ -175,6 +175,7 @@ def test_a_loader_of_normalized_floats(batch, extractor, folder):
 
 def test_stages_and_projections(extractor, digits_network, folder):
     assert extractor(folder, feature='stage4').features.shape == (6, 2048)
+    assert extractor(folder, feature='stage4+pooled').features.shape == (6, 2048 + 512)
     x = FeatureExtractor(*digits_network)(np.zeros((3, 8, 8), np.uint8), feature='projected')
     assert x.shape == (3, 8) and np.allclose(np.linalg.norm(x, axis=1), 1)
 

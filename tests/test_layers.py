@@ -36,7 +36,7 @@ ROOMS = {
     'datasets': {*FLOOR, 'clustering', 'augmentation'},
     'models': {*FLOOR, 'clustering', 'losses', 'weights', 'augmentation'},
     'zoo': {*FLOOR, 'weights'},
-    'features': {*FLOOR, 'weights', 'datasets', 'models', 'zoo'},
+    'features': {*FLOOR, 'clustering', 'weights', 'datasets', 'models', 'zoo'},
     'evaluation': {*FLOOR, 'clustering', 'weights', 'datasets', 'features'},
     'reporting': {*FLOOR, 'clustering', 'datasets'},
     'curation': {*FLOOR, 'clustering', 'datasets', 'features', 'reporting', 'zoo'},

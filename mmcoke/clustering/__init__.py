@@ -18,6 +18,7 @@ from .self_label import SelfLabeler, agreement, confident, nearest_neighbors
 from .sinkhorn import sinkhorn
 from .streaming_kmeans import StreamResult, assign_stream, stream_kmeans
 from .swav import SwAVLabeler
+from .triangle import triangle
 
 __all__ = [
     'UNASSIGNED',
@@ -45,4 +46,5 @@ __all__ = [
     'pca_whiten',
     'sinkhorn',
     'stream_kmeans',
+    'triangle',
 ]

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcoke.files import read_json, write_text
+from mmcoke.files import read_json, write_rows, write_text
 
 from .hierarchy import Level
 from .names import Names, write_names
 from .out_folder import OutFolder, remove
 from .result import Sorted
-from .vectors import KEPT, LISTED, VECTORS, open_vectors, parts_of, write_rows
+from .vectors import KEPT, LISTED, VECTORS, open_vectors, parts_of
 
 REMOVED, ROWS, SETTINGS, FOUND = 'removed', 'rows.npy', 'settings.json', 'found.pth'
 

@@ -16,7 +16,7 @@ from mmcoke.datasets.listing import list_images
 from mmcoke.features.extractor import FeatureExtractor, Images
 from mmcoke.features.store import FEATURES, extract_to_disk, read_meta, rows_left_out
 from mmcoke.features.unreadable import UNREADABLE, Unreadable, check_readable, write_notes
-from mmcoke.files import read_array, write_whole
+from mmcoke.files import read_array, write_rows
 from mmcoke.messages import shown
 
 from .names import Names, read_paths, write_names
@@ -207,21 +207,6 @@ def parts_of(x_AD: Tensor, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Some rows of vectors, in chunks."""
     for start in range(0, len(rows), CHUNK_SIZE):
         yield x_AD[torch.from_numpy(rows[start : start + CHUNK_SIZE])].numpy()
-
-
-def write_rows(path: Path, shape: tuple[int, int], parts: Iterable[np.ndarray]) -> None:
-    """Write an array whole that is larger than the memory, in the type of its first part."""
-
-    def write(temporary: Path) -> None:
-        array, start = None, 0
-        for part in parts:
-            if array is None:
-                array = np.lib.format.open_memmap(temporary, 'w+', part.dtype, shape)
-            array[start : start + len(part)] = part
-            start += len(part)
-        array.flush()
-
-    write_whole(path, write)
 
 
 def names_in(work: Path) -> Names:

@@ -33,7 +33,7 @@ from mmcoke.features.plain_images import (
     feature_pipeline,
     num_channels,
 )
-from mmcoke.features.store import FEATURES, full_precision, maps_of
+from mmcoke.features.store import feature_of, full_precision, maps_of
 from mmcoke.features.unreadable import Noted, Unreadable, check_readable, collate
 from mmcoke.messages import shown
 
@@ -134,7 +134,8 @@ class FeatureExtractor:
                   (n, C, H, W), 0 ... 255, as OpenMMLab's loaders make them, which is normalized
                   here; or floats (n, C, H, W), normalized already, alone or first in a tuple.
             feature: ``pooled``, the last feature map averaged over space; ``stage0`` ...
-                ``stage4``, of a ResNet; ``projected``, the neck's output, L2-normalized.
+                ``stage4``, of a ResNet; ``projected``, the neck's output, L2-normalized; or some
+                of them, each L2-normalized, beside each other: ``stage3+stage4``.
             tensors: return a tensor on the CPU instead of an array.
             skip_unreadable: whether images that cannot be read are left out: of a folder their
                 paths are not returned; of a list their rows are NaN. ``unreadable`` tells them.
@@ -149,8 +150,7 @@ class FeatureExtractor:
             ValueError: if there are no images, they are of another layout, the network lacks the
                 feature, or a feature is not finite.
         """
-        if feature not in FEATURES:
-            raise ValueError(f'There is no feature {feature!r}. Take one of {", ".join(FEATURES)}.')
+        feature_of(feature)  # refused ahead of the images
         folder = isinstance(images, str | Path) and Path(images).is_dir()
         if folder:
             images = image_files(images)
@@ -219,7 +219,7 @@ class FeatureExtractor:
     def extract_batch(self, batch: Any, feature: str) -> Tensor:
         """One feature of a batch (n, D)."""
         images = normalized(self.network, batch).to(self.device)
-        return FEATURES[feature](maps_of(self.network, images), self.network).float().cpu()
+        return feature_of(feature)(maps_of(self.network, images), self.network).float().cpu()
 
 
 def locate(model: str | Path | Config, checkpoint: str | Path | None) -> tuple:

@@ -71,6 +71,30 @@ FEATURES: dict[str, Feature] = {
 """By the names that users type."""
 
 
+def feature_of(name: str) -> Feature:
+    """A feature by its name, or by several names joined by ``+``: the fusion of these.
+
+    A fusion has the L2-normalized features beside each other, so that each counts the same.
+
+    Raises:
+        ValueError: if there is no such feature.
+    """
+    unknown = [part for part in name.split('+') if part not in FEATURES]
+    if unknown:
+        raise ValueError(
+            f'There is no feature {unknown[0]!r}. Take one of {", ".join(FEATURES)}, or some of '
+            'them joined by +.'
+        )
+    if name in FEATURES:
+        return FEATURES[name]
+    parts = [FEATURES[part] for part in name.split('+')]
+
+    def fused(maps: list[Tensor], network: FrozenNetwork) -> Tensor:
+        return torch.cat([normalize(part(maps, network), dim=1) for part in parts], dim=1)
+
+    return fused
+
+
 def extract_to_disk(
     network: FrozenNetwork,
     dataset: Dataset,
@@ -158,6 +182,8 @@ def write_rows(
 def open_features(folder: str | Path) -> dict[str, np.ndarray]:
     """Complete features by name, float32 (A, D), and ``gt_label`` where there are labels.
 
+    Among them are encodings that were made of them; see :mod:`mmcoke.features.encodings`.
+
     The arrays are memory-mapped and read-only. ``gt_label`` is int64 (A,), and -1 for an image that
     has not exactly one label. Rows of images that were left out (:func:`rows_left_out`) are NaN.
 
@@ -169,7 +195,7 @@ def open_features(folder: str | Path) -> dict[str, np.ndarray]:
     if meta is None or not meta['complete']:
         state = 'There are no features' if meta is None else 'Features are not complete'
         raise ValueError(f'{state} in {folder}. Run tools/extract_features.py (again).')
-    names = [*meta['features'], *([LABEL] if meta['labels'] else [])]
+    names = [*meta['features'], *meta.get('encodings', {}), *([LABEL] if meta['labels'] else [])]
     arrays = {name: read_array(folder / f'{name}.npy', mmap=True) for name in names}
     wrong = [name for name, array in arrays.items() if array.shape[:1] != (meta['num_samples'],)]
     if wrong:
@@ -269,7 +295,7 @@ def describe(
         )
     image = view_of(network, first)
     return dict(
-        network=digest([*network.parameters(), *network.buffers()]),
+        network=digest_of(network),
         images=[pixels(batch) for batch in (first, *others)],
         probes=[row for row, _ in found],
         num_samples=len(dataset),
@@ -348,6 +374,7 @@ def finish(folder: Path, notes: Sequence[Unreadable], skip_unreadable: bool) -> 
     else:
         (folder / UNREADABLE).unlink(missing_ok=True)
     complete = skip_unreadable or not notes
+    meta.pop('encodings', None)  # of what the rows were before
     write_meta(folder, meta | dict(complete=complete, unreadable=rows.tolist()))
     if not notes:
         (folder / DONE).unlink()
@@ -362,6 +389,17 @@ def read_meta(folder: Path) -> dict | None:
 
 def write_meta(folder: Path, meta: dict) -> None:
     write_text(folder / META, json.dumps(meta, indent=2) + '\n')
+
+
+def note_encoding(folder: Path, name: str, centers: str) -> None:
+    """Say that an encoding of the features is there, and the hash of the centers it is by."""
+    meta = read_meta(folder)
+    write_meta(folder, meta | dict(encodings=meta.get('encodings', {}) | {name: centers}))
+
+
+def digest_of(network: FrozenNetwork) -> str:
+    """Hash of the weights of a network, and of how it normalizes images."""
+    return digest([*network.parameters(), *network.buffers()])
 
 
 def pixels(batch: dict) -> str:
