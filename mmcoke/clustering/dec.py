@@ -1,7 +1,7 @@
 """Deep embedded clustering of frozen features: an embedding and its clusters, learned together.
 
-Xie, Girshick and Farhadi, "Unsupervised Deep Embedding for Clustering Analysis", ICML 2016, with the
-reconstruction kept as in Guo, Gao, Liu and Yin, "Improved Deep Embedded Clustering with Local
+Xie, Girshick and Farhadi, "Unsupervised Deep Embedding for Clustering Analysis", ICML 2016, with
+the reconstruction kept as in Guo, Gao, Liu and Yin, "Improved Deep Embedded Clustering with Local
 Structure Preservation", IJCAI 2017.
 """
 
@@ -25,10 +25,10 @@ HIDDEN = (512, 256)
 """Widths between the vectors and the embedding; the decoder has them in reverse."""
 
 LEARNING_RATE = 1e-3
-KL_WEIGHT = 0.1
-"""Of KL(P‖Q) beside the mean squared error of the reconstruction: γ of Guo et al."""
+KL_WEIGHT = 1.0
+"""Of KL(P‖Q) beside the mean squared error of the reconstruction; γ of Guo et al., who have 0.1."""
 
-NUM_STEPS = 2000
+NUM_STEPS = 1000
 """Of each of the two stages, about."""
 
 MAX_BATCH = 256
@@ -152,7 +152,7 @@ def assign_dec(
 
 
 def default_num_epochs(num_samples: int) -> int:
-    """For about 2,000 steps; 5 at least."""
+    """For about 1,000 steps; 5 at least."""
     return max(5, math.ceil(NUM_STEPS / math.ceil(num_samples / default_batch_size(num_samples))))
 
 
@@ -183,7 +183,7 @@ def target_distribution(q_NK: Tensor, frequency_K: Tensor) -> Tensor:
 
 def kl_loss(p_NK: Tensor, q_NK: Tensor) -> Tensor:
     """KL(P‖Q), mean over samples; eq. 2."""
-    return (torch.special.xlogy(p_NK, p_NK) - torch.xlogy(p_NK, q_NK)).sum(1).mean()
+    return (torch.xlogy(p_NK, p_NK) - torch.xlogy(p_NK, q_NK)).sum(1).mean()
 
 
 def squared_distances(z_Nd: Tensor, centers_Kd: Tensor) -> Tensor:
@@ -356,7 +356,7 @@ def embedded(
 def result(stream: RowStream, encoder: Encoder, min_size: int) -> DecResult:
     """Labels, repaired, with what is told of them."""
     z_Ad = embedded(stream, encoder)
-    centers_Kd = encoder.centers.cpu()
+    centers_Kd = encoder.centers.detach()
     label_A, num_moved = bounded_labels(z_Ad, centers_Kd, min_size)
     similarity_A, margin_A = soft_margins(z_Ad, centers_Kd, label_A)
     centers_KD = mean_directions(stream, label_A, len(centers_Kd))
@@ -373,14 +373,14 @@ def bounded_labels(z_Ad: Tensor, centers_Kd: Tensor, min_size: int) -> tuple[Ten
     rows = rows_per_chunk(centers_Ke)
 
     def read(part: Tensor | slice) -> Tensor:
-        return nn.functional.pad(z_Ad[part], (0, 1), value=1.0)
+        return nn.functional.pad(z_Ad[part].to(centers_Kd.device), (0, 1), value=1.0)
 
     label_A = nearest(z_Ad, centers_Kd)
     parts = [
-        similarity_and_margin(read(part) @ centers_Ke.T, label_A[part])
+        similarity_and_margin(read(part) @ centers_Ke.T, label_A[part].to(centers_Kd.device))
         for part in chunks(len(z_Ad), rows)
     ]
-    similarity_A, margin_A = (torch.cat(values) for values in zip(*parts, strict=True))
+    similarity_A, margin_A = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
     # Rounding may put the nearest center a hair behind another; that holds no sample back.
     margin_A.clamp_(min=0)
     repair = Repair(
