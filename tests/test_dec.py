@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmcoke.clustering import assign_dec, dec_cluster
+from mmcoke.clustering import assign_dec, dec_cluster, kmeans
 from mmcoke.clustering.dec import (
     bounded_labels,
     kl_loss,
@@ -126,3 +126,20 @@ def test_vectors_that_are_all_the_same_are_shared_among_clusters(num_samples, nu
     found = dec_cluster(torch.ones(num_samples, 3), num_clusters, num_epochs=2)
     assert (torch.bincount(found.label, minlength=num_clusters) > 0).all()
     assert found.similarity.isfinite().all() and found.centers.isfinite().all()
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart_better_than_by_k_means_of_their_pixels():
+    from sklearn.datasets import load_digits
+    from sklearn.metrics import normalized_mutual_info_score
+
+    digits = load_digits()
+    x = torch.from_numpy(digits.data).float()
+    found = dec_cluster(x, 10, num_epochs=10)
+    plain = kmeans(normalize(x, dim=1), 10)
+    score, score_of_plain = (
+        normalized_mutual_info_score(digits.target, result.label) for result in (found, plain)
+    )
+    assert (
+        score > score_of_plain + 0.03
+    )  # measured .801 and .706; seeds 1, 2: .807, .753; .797, .735

@@ -633,16 +633,18 @@ def test_adding_that_was_stopped_goes_on(stage, whole_result, tmp_path, monkeypa
 def sort_as_rank(rank, port, out, options):
     import torch.distributed as dist
 
+    importlib.import_module('mmcoke.clustering.dec').NUM_STEPS = 40
     dist.init_process_group('gloo', init_method=f'tcp://localhost:{port}', rank=rank, world_size=2)
     mmcoke.sort(None, out, **options)
     dist.destroy_process_group()
 
 
-def test_two_processes_write_what_one_does(vectors, tmp_path):
+@pytest.mark.parametrize('method', ['kmeans', 'dec'])
+def test_two_processes_write_what_one_does(method, vectors, tmp_path, short_dec):
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
-    options = dict(**vectors, num_clusters=8, levels=2, pick=5, duplicates=0.9)
+    options = dict(**vectors, num_clusters=8, levels=2, pick=5, duplicates=0.9, method=method)
     mmcoke.sort(None, tmp_path / 'one', **options)
     start_processes(sort_as_rank, (port, tmp_path / 'two', options), 2)
     assert content_of(tmp_path / 'one') == content_of(tmp_path / 'two')
