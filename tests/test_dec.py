@@ -66,6 +66,11 @@ def test_the_bound_moves_those_that_are_least_farther_from_another_center():
     assert label.tolist() == [0, 0, 1, 1, 0] and num_moved == 2
     label, num_moved = bounded_labels(z, centers, 0)
     assert label.tolist() == [0, 0, 0, 1, 0] and num_moved == 1  # no cluster is empty
+    # To 12: 4 loses 8² - 4² = 48, 24 loses 12² - 6² = 108.
+    label, _ = bounded_labels(
+        torch.tensor([[0.0], [4.0], [24.0], [30.0]]), torch.tensor([[0.0], [12.0], [30.0]]), 1
+    )
+    assert label.tolist() == [0, 1, 2, 2]
 
 
 def test_separate_directions_become_clusters_with_their_means(x):
