@@ -461,8 +461,11 @@ def found_clusters(
     x_AD: Tensor, work: Path, settings: dict, machine: Machine
 ) -> StreamResult | DecResult:
     """Clusters of vectors; all processes call it."""
-    is_dec = settings['method'] == 'dec'
-    cluster, kind = (dec_cluster, DecResult) if is_dec else (stream_kmeans, StreamResult)
+    if settings['method'] == 'dec':
+        cluster, kind = dec_cluster, DecResult
+    else:
+        num_passes = PASSES_OF_SMALL if len(x_AD) <= SMALL else PASSES
+        cluster, kind = partial(stream_kmeans, num_passes=num_passes), StreamResult
     if (work / CLUSTERS).exists():
         return kind(**read_checkpoint(work / CLUSTERS))
     num_clusters, min_size = resolved(len(x_AD), settings)
@@ -477,7 +480,6 @@ def found_clusters(
         x_AD,
         num_clusters,
         min_size=min_size,
-        num_passes=PASSES_OF_SMALL if len(x_AD) <= SMALL else PASSES,
         seed=settings['seed'],
         device=machine.device,
         state=state,
