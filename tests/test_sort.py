@@ -25,6 +25,7 @@ from PIL import Image
 import mmcoke
 import mmcoke.curation.sort
 from mmcoke.cli.main import main
+from mmcoke.clustering.dec import assign_dec, dec_cluster
 from mmcoke.clustering.streaming_kmeans import stream_kmeans
 from mmcoke.datasets import UnreadableImageError
 from mmcoke.zoo import DownloadError
@@ -128,7 +129,8 @@ def test_given_vectors_are_clustered_in_the_order_of_their_paths(vectors, tmp_pa
     summary = mmcoke.sort(None, tmp_path / 'out', **vectors, num_clusters=8)
     rows = rows_of(tmp_path / 'out')
     assert list(rows) == [f'{i}.jpg' for i in range(200)]
-    expected = stream_kmeans(torch.from_numpy(np.load(vectors['features'])), 8, min_size=2)
+    x = torch.from_numpy(np.load(vectors['features']))
+    expected = stream_kmeans(x, 8, min_size=2, num_passes=10)
     assert [int(row['cluster']) for row in rows.values()] == expected.label.tolist()
     for name, values in (('similarity', expected.similarity), ('margin', expected.margin)):
         found = torch.tensor([float(row[name]) for row in rows.values()])
@@ -512,6 +514,82 @@ def test_given_vectors_are_added_with_their_paths(vectors, tmp_path):
         mmcoke.sort(None, out, add=True, **QUIET)
 
 
+# ---- deep embedded clustering
+
+
+@pytest.fixture
+def short_dec(monkeypatch):
+    """DEC of few epochs."""
+    monkeypatch.setattr('mmcoke.clustering.dec.NUM_STEPS', 40)
+
+
+def test_dec_sorts_with_a_bound_on_sizes_and_adds_by_its_encoder(vectors, tmp_path, short_dec):
+    out = tmp_path / 'out'
+    options = dict(num_clusters=8, min_size=25, levels=2, pick=8)
+    summary = mmcoke.sort(None, out, **vectors, method='dec', **options)
+    before = rows_of(out)
+    x = torch.from_numpy(np.load(vectors['features']))
+    expected = dec_cluster(x, 8, min_size=25)
+    assert [int(row['cluster']) for row in before.values()] == expected.label.tolist()
+    assert summary['sizes'] == dict(least=25, median=25.0, most=25)
+    assert summary['settings']['method'] == 'dec'
+    similarity = torch.tensor([float(row['similarity']) for row in before.values()])
+    torch.testing.assert_close(similarity, expected.similarity, atol=1e-6, rtol=0)
+    assert {row['cluster'] for row in before.values() if row['pick_rank']} == set('01234567')
+    with pytest.raises(ValueError, match='begun with method dec, not kmeans'):
+        mmcoke.sort(None, out, **vectors, method='kmeans', add=True)
+    np.save(tmp_path / 'more.npy', x[[3, 4, 5]].numpy())
+    (tmp_path / 'more.txt').write_text('new 3.jpg\nnew 4.jpg\nnew 5.jpg\n')
+    more = dict(features=str(tmp_path / 'more.npy'), paths=str(tmp_path / 'more.txt'), **QUIET)
+    mmcoke.sort(None, out, add=True, **more)
+    after = list(rows_of(out).values())
+    label, similarity, _ = assign_dec(x[3:6], expected.model)
+    assert [int(row['cluster']) for row in after[-3:]] == label.tolist()
+    found = torch.tensor([float(row['similarity']) for row in after[-3:]])
+    torch.testing.assert_close(found, similarity, atol=1e-6, rtol=0)
+    for name, old in before.items():
+        row = after[int(name[:-4])]
+        assert [row[key] for key in ('cluster', 'margin')] == [
+            old[key] for key in ('cluster', 'margin')
+        ]
+    # Added once more, on top: the encoder is still there.
+    (tmp_path / 'more.txt').write_text('a 3.jpg\na 4.jpg\na 5.jpg\n')
+    mmcoke.sort(None, out, add=True, **more)
+    for row, old in zip(list(rows_of(out).values())[-3:], after[-3:], strict=True):
+        assert (row['cluster'], row['similarity']) == (old['cluster'], old['similarity'])
+
+
+def test_dec_that_was_stopped_goes_on_with_the_same_result(
+    vectors, tmp_path, short_dec, monkeypatch
+):
+    module, options = sys.modules['mmcoke.curation.sort'], dict(num_clusters=8, method='dec')
+    mmcoke.sort(None, tmp_path / 'whole', **vectors, **options)
+    monkeypatch.setattr(module, 'SECONDS_PER_SAVE', 0.0)
+    save, epochs = module.write_whole, []
+
+    def stop_after_eight(path, write):
+        save(path, write)
+        epochs.append(path.name)
+        if len(epochs) == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, 'write_whole', stop_after_eight)
+        with pytest.raises(KeyboardInterrupt):
+            mmcoke.sort(None, tmp_path / 'stopped', **vectors, **options)
+    assert epochs == ['state.pth'] * 8
+    mmcoke.sort(None, tmp_path / 'stopped', resume=True, **QUIET)
+    assert content_of(tmp_path / 'stopped') == content_of(tmp_path / 'whole')
+
+
+def test_methods_that_there_are_not_are_refused(vectors, tmp_path):
+    with pytest.raises(ValueError, match=r"must be one of kmeans, dec, not 'deep'"):
+        mmcoke.sort(None, tmp_path / 'out', **vectors, method='deep')
+
+
+# ---- other networks
+
+
 def test_another_network_is_not_added_with(photos, network, vectors, tmp_path):
     out = tmp_path / 'out'
     mmcoke.sort(photos, out, **network, num_clusters=4)
@@ -555,16 +633,18 @@ def test_adding_that_was_stopped_goes_on(stage, whole_result, tmp_path, monkeypa
 def sort_as_rank(rank, port, out, options):
     import torch.distributed as dist
 
+    importlib.import_module('mmcoke.clustering.dec').NUM_STEPS = 40
     dist.init_process_group('gloo', init_method=f'tcp://localhost:{port}', rank=rank, world_size=2)
     mmcoke.sort(None, out, **options)
     dist.destroy_process_group()
 
 
-def test_two_processes_write_what_one_does(vectors, tmp_path):
+@pytest.mark.parametrize('method', ['kmeans', 'dec'])
+def test_two_processes_write_what_one_does(method, vectors, tmp_path, short_dec):
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
-    options = dict(**vectors, num_clusters=8, levels=2, pick=5, duplicates=0.9)
+    options = dict(**vectors, num_clusters=8, levels=2, pick=5, duplicates=0.9, method=method)
     mmcoke.sort(None, tmp_path / 'one', **options)
     start_processes(sort_as_rank, (port, tmp_path / 'two', options), 2)
     assert content_of(tmp_path / 'one') == content_of(tmp_path / 'two')

@@ -4,6 +4,7 @@ Needs torch only, and k-means on all GPUs faiss.
 """
 
 from .coke import CoKeLabeler
+from .dec import DecResult, assign_dec, dec_cluster
 from .deepcluster import DeepClusterLabeler, cluster_weight
 from .deepcluster_v2 import DeepClusterV2Labeler
 from .feature_memory import FeatureMemory
@@ -24,6 +25,7 @@ __all__ = [
     'UNASSIGNED',
     'AveragedPseudoLabels',
     'CoKeLabeler',
+    'DecResult',
     'DeepClusterLabeler',
     'DeepClusterV2Labeler',
     'FeatureMemory',
@@ -37,9 +39,11 @@ __all__ = [
     'StreamResult',
     'SwAVLabeler',
     'agreement',
+    'assign_dec',
     'assign_stream',
     'cluster_weight',
     'confident',
+    'dec_cluster',
     'kmeans',
     'memory_mapped',
     'nearest_neighbors',

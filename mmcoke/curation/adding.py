@@ -155,6 +155,7 @@ def joined(
         group=torch.full_like(label, -1),
         keep=torch.ones_like(label, dtype=torch.bool),
         rank=rank,
+        model=before['model'],
         facts=dict(num_moved=before['num_moved']),
     )
 

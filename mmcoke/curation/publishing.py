@@ -55,6 +55,7 @@ def stage_work(place: OutFolder, found: Sorted, settings: dict, staging: Path) -
     """Stage what a later ``--add`` starts from."""
     content = dict(label=found.label, similarity=found.similarity, margin=found.margin)
     content |= dict(rank=found.rank, centers=found.centers, num_moved=found.facts['num_moved'])
+    content |= dict(model=found.model)
     levels = [dict(parent=level.parent, centers=level.centers) for level in found.coarser]
     work = staging / place.work.name
     save_torch(content | dict(levels=levels), work / adding.FOUND)

@@ -21,13 +21,15 @@ class Sorted:
         root: absolute path of the folder that the names are in.
         names: of the images, below ``root`` or absolute (A).
         label: cluster of each on the finest level, int64 (A,).
-        similarity: of each to the center of its cluster, float32 (A,).
+        similarity: of each to the center of its cluster, float32 (A,): cosine, or q of DEC.
         margin: that less the similarity to the best other center, float32 (A,); inf if K = 1.
         centers: of the finest level, float32 (K, D).
         coarser: the other levels, the second-finest first.
         group: of near duplicates, int64 (A,), -1 for none.
         keep: whether an image is the one of its group to keep, bool (A,).
         rank: of an image among the picks, from 1, int64 (A,); 0 if it is none.
+        model: that assigns new vectors, of a :class:`~mmcoke.clustering.DecResult`; None where the
+            nearest center does.
     """
 
     root: str
@@ -40,6 +42,7 @@ class Sorted:
     group: Tensor
     keep: Tensor
     rank: Tensor
+    model: dict[str, Tensor] | None = None
     facts: dict = field(default_factory=dict)
 
     def __len__(self) -> int:

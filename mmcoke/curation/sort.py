@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmcoke import zoo
+from mmcoke.clustering.dec import DecResult, assign_dec, dec_cluster
 from mmcoke.clustering.streaming_kmeans import StreamResult, assign_stream, stream_kmeans
 from mmcoke.datasets import UnreadableImageError
 from mmcoke.features.extractor import FeatureExtractor
@@ -68,6 +69,7 @@ DEFAULTS = dict(
     features=None,
     paths=None,
     size=None,
+    method='kmeans',
     num_clusters='auto',
     levels=1,
     min_size=None,
@@ -78,6 +80,8 @@ DEFAULTS = dict(
     network=None,
 )
 """What a sort is begun with, where nothing is said."""
+
+METHODS = ('kmeans', 'dec')
 
 FREE = ('duplicates', 'pick', 'folders', 'features', 'paths')
 """Settings that may change when images are added."""
@@ -112,6 +116,7 @@ def sort(
     features: str | None = None,
     paths: str | None = None,
     size: int | None = None,
+    method: str | None = None,
     num_clusters: int | str | None = None,
     levels: int | None = None,
     min_size: int | None = None,
@@ -138,6 +143,8 @@ def sort(
         features: ``.npy`` file of vectors, float16 or float32 (A, D), instead of a network.
         paths: text file with the path of the image of each, a line each.
         size: side of the images for the network.
+        method: 'kmeans', the streaming one with CoKe's assignment; or 'dec', deep embedded
+            clustering, see :func:`~mmcoke.clustering.dec_cluster`.
         num_clusters: K; 'auto': the square root of A, from 2 to 1,000.
         levels: of the hierarchy, the finest included.
         min_size: least size of a cluster (a tenth of A / K, at least 1).
@@ -160,7 +167,8 @@ def sort(
     """
     folders = 'link' if link else 'copy' if copy else None
     given = dict(model=model, config=config, checkpoint=checkpoint, features=features, paths=paths)
-    given |= dict(size=size, num_clusters=num_clusters, levels=levels, min_size=min_size, seed=seed)
+    given |= dict(size=size, method=method, num_clusters=num_clusters, levels=levels)
+    given |= dict(min_size=min_size, seed=seed)
     given |= dict(duplicates=duplicates, pick=pick, folders=folders)
     check_arguments(given, link and copy)
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
@@ -221,6 +229,8 @@ def check_ranges(given: dict) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             option = name.replace('_', '-')
             raise ValueError(f'--{option} must be an integer of at least {least}, not {value!r}.')
+    if given['method'] not in (None, *METHODS):
+        raise ValueError(f'--method must be one of {", ".join(METHODS)}, not {given["method"]!r}.')
     threshold = given['duplicates']
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(
@@ -257,7 +267,7 @@ def begin(
         list_images(place.work, settings, str(place.path))
         place.write_settings(settings)
         return settings
-    settings = place.settings()
+    settings = DEFAULTS | place.settings()
     if place.is_finished:
         if not add and not resume:
             raise ValueError(
@@ -371,7 +381,7 @@ def clustered(place: OutFolder, settings: dict, machine: Machine) -> Sorted:
             place.write_settings(settings)
     barrier()
     x_AD, names = opened(work, settings)
-    clusters = stream_clusters(x_AD, work, settings, machine)
+    clusters = found_clusters(x_AD, work, settings, machine)
     return sorted_from(settings, names, clusters)
 
 
@@ -394,17 +404,19 @@ def added(place: OutFolder, settings: dict, machine: Machine) -> Sorted | None:
     before = read_checkpoint(place.work / FOUND)
     x_BD, x_AD = new[0], opened(place.work, place.settings())[0]
     check_width(x_AD, x_BD)
-    assigned = (
-        None
-        if x_BD is None
-        else assign_stream(
-            x_BD, before['centers'], device=machine.device, progress=machine.bar('Clusters')
-        )
-    )
+    assigned = None if x_BD is None else assign(x_BD, before, machine)
     if not is_main_process():
         return None
     old = opened(place.work, place.settings())
     return combined(place, settings, old, new, before, assigned)
+
+
+def assign(x_BD: Tensor, before: dict, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
+    """Label, similarity and margin of new vectors, by what a result has found."""
+    options = dict(device=machine.device, progress=machine.bar('Clusters'))
+    if before['model'] is not None:
+        return assign_dec(x_BD, before['model'], **options)
+    return assign_stream(x_BD, before['centers'], **options)
 
 
 def opened(work: Path, settings: dict) -> tuple[Tensor, Names]:
@@ -445,10 +457,17 @@ def network(settings: dict, machine: Machine) -> FeatureExtractor:
         ) from error
 
 
-def stream_clusters(x_AD: Tensor, work: Path, settings: dict, machine: Machine) -> StreamResult:
+def found_clusters(
+    x_AD: Tensor, work: Path, settings: dict, machine: Machine
+) -> StreamResult | DecResult:
     """Clusters of vectors; all processes call it."""
+    if settings['method'] == 'dec':
+        cluster, kind = dec_cluster, DecResult
+    else:
+        num_passes = PASSES_OF_SMALL if len(x_AD) <= SMALL else PASSES
+        cluster, kind = partial(stream_kmeans, num_passes=num_passes), StreamResult
     if (work / CLUSTERS).exists():
-        return StreamResult(**read_checkpoint(work / CLUSTERS))
+        return kind(**read_checkpoint(work / CLUSTERS))
     num_clusters, min_size = resolved(len(x_AD), settings)
     state = read_checkpoint(work / STATE) if (work / STATE).exists() else None
     barrier()  # all have read it before it changes
@@ -457,11 +476,10 @@ def stream_clusters(x_AD: Tensor, work: Path, settings: dict, machine: Machine) 
         if is_main_process():
             write_whole(work / STATE, partial(save_torch, state))
 
-    found = stream_kmeans(
+    found = cluster(
         x_AD,
         num_clusters,
         min_size=min_size,
-        num_passes=PASSES_OF_SMALL if len(x_AD) <= SMALL else PASSES,
         seed=settings['seed'],
         device=machine.device,
         state=state,
@@ -475,7 +493,7 @@ def stream_clusters(x_AD: Tensor, work: Path, settings: dict, machine: Machine) 
     return found
 
 
-def sorted_from(settings: dict, names: Names, clusters: StreamResult) -> Sorted:
+def sorted_from(settings: dict, names: Names, clusters: StreamResult | DecResult) -> Sorted:
     """Images in clusters, before the other stages."""
     return Sorted(
         settings['root'],
@@ -488,6 +506,7 @@ def sorted_from(settings: dict, names: Names, clusters: StreamResult) -> Sorted:
         group=torch.full_like(clusters.label, NO_GROUP),
         keep=torch.ones_like(clusters.label, dtype=torch.bool),
         rank=torch.zeros_like(clusters.label),
+        model=getattr(clusters, 'model', None),
         facts=dict(num_moved=clusters.num_moved),
     )
 

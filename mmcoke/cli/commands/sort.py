@@ -51,6 +51,11 @@ def add_clusters(parser: argparse.ArgumentParser) -> None:
     """What is made of them."""
     group = parser.add_argument_group('results')
     group.add_argument(
+        '--method',
+        choices=['kmeans', 'dec'],
+        help='streaming k-means, or deep embedded clustering (kmeans)',
+    )
+    group.add_argument(
         '--num-clusters',
         type=number_or_auto,
         metavar='K|auto',
