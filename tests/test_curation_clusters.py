@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mmcoke.curation import coarser_levels, coverage_picks, duplicates, kept, near_duplicates, picks
+from mmcoke.curation import (
+    alike,
+    coarser_levels,
+    coverage_picks,
+    duplicates,
+    kept,
+    near_duplicates,
+    picks,
+)
+from mmcoke.curation.alike import most_alike, typical_rows
 from mmcoke.curation.duplicates import Groups, cluster_pairs
 from mmcoke.curation.hierarchy import level_sizes, weighted_kmeans
 from mmcoke.curation.picks import far_first, turns
@@ -215,3 +224,29 @@ def test_of_a_very_large_cluster_some_members_stand_for_all(monkeypatch):
     found = coverage_picks(disk, label, torch.rand(1000), 1, 4)
     assert len(set(found)) == 4 and disk.most <= 10
     assert len(set(coverage_picks(disk, label, torch.rand(1000), 1, 30))) == 30
+
+
+# ---- pictures like this one
+
+
+def test_the_most_typical_of_each_cluster_are_asked_for_then_the_second_ones():
+    typical = [torch.tensor(rows, dtype=torch.int64) for rows in ([4], [7, 1, 2], [], [0, 3])]
+    assert typical_rows(typical, 4) == [7, 0, 4, 1]
+    assert typical_rows(typical, 99) == [7, 0, 4, 1, 3, 2]
+
+
+@pytest.mark.parametrize('chunk_size', [2, 3, 100])
+def test_the_nearest_by_angle_come_first_and_the_image_itself_does_not(chunk_size, monkeypatch):
+    monkeypatch.setattr(alike, 'CHUNK_SIZE', chunk_size)
+    x = on_circle(0, 90, 10, 350, 45, 180) * torch.tensor([[1.0], [5], [2], [1], [9], [1]])
+    first, second = most_alike(x, [0, 4], 3)
+    assert first.query == 0 and first.rows == [2, 3, 4]  # of equal ones the first
+    assert first.similarity == pytest.approx([cosine(10), cosine(10), cosine(45)], abs=1e-6)
+    assert second.rows == [2, 0, 1]
+    assert second.similarity == pytest.approx([cosine(35), cosine(45), cosine(45)], abs=1e-6)
+
+
+def test_of_few_images_all_others_are_alike():
+    x = on_circle(0, 5)
+    assert most_alike(x, [0], 8)[0].rows == [1]
+    assert most_alike(x[:1], [0], 8) == [] and most_alike(x, [], 8) == []

@@ -89,7 +89,10 @@ def content_of(out):
 def test_a_folder_becomes_labels_folders_and_a_page(photos, network, tmp_path):
     out = tmp_path / 'out'
     summary = mmcoke.sort(
-        photos, out, **network, num_clusters=4, levels=2, duplicates=0.9999, pick=5, link=True
+        photos,
+        out,
+        **network,
+        **dict(num_clusters=4, levels=2, duplicates=0.9999, pick=5, queries=3, link=True),
     )
     rows = rows_of(out)
     names = sorted(os.fsencode(path.relative_to(photos)) for path in photos.rglob('*.png'))
@@ -112,6 +115,8 @@ def test_a_folder_becomes_labels_folders_and_a_page(photos, network, tmp_path):
     assert sorted(row['pick_rank'] for row in rows.values() if row['pick_rank']) == list('12345')
     picked = [row for row in rows.values() if row['pick_rank']]
     assert {row['cluster'] for row in picked if row['pick_rank'] in '1234'} == set('0123')
+    page = (out / 'index.html').read_text()
+    assert page.count('<h3>Like ') == 3 and page.count('<span>this one</span>') == 3
     for name, row in rows.items():
         link = out / 'clusters' / row['cluster'] / os.path.basename(name)
         assert os.path.samefile(link, photos / name)

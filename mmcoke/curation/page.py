@@ -38,6 +38,7 @@ def write_page(
         progress: wraps the list of sections.
     """
     sections = [*pick_sections(result, out), *group_sections(result, out)]
+    sections += alike_sections(result, out)
     sections += cluster_sections(result, out)
     notes = [name for name in ('unreadable.txt', 'removed.txt') if (folder / name).exists()]
     write_sections(
@@ -139,6 +140,28 @@ def group_row(result: Sorted, group: Sequence[int], out: Path) -> tuple[str, lis
     ]
     more = f', the first {len(photos)}' if len(group) > len(photos) else ''
     return f'Group {result.group[group[0]]}: {counted(len(group), "photo")}{more}', photos
+
+
+def alike_sections(result: Sorted, out: Path) -> list[Section]:
+    """Some images with those most like them."""
+    if not result.alike:
+        return []
+    rows = [
+        Row(
+            f'Like {shown(result.names[found.query])}',
+            [
+                photo(result, found.query, out, 'this one'),
+                *(
+                    photo(result, row, out, f'{similarity:.2f}')
+                    for row, similarity in zip(found.rows, found.similarity, strict=True)
+                ),
+            ],
+        )
+        for found in result.alike
+    ]
+    note = 'the most typical photos of clusters, and those most similar to them over all clusters'
+    count = len(rows)
+    return [Section('alike', 'Pictures like this one', note, rows, entry='Alike', count=count)]
 
 
 def cluster_sections(result: Sorted, out: Path) -> list[Section]:

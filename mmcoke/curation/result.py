@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .alike import Alike
 from .duplicates import NO_GROUP, members_of
 from .hierarchy import Level
 
@@ -30,6 +31,7 @@ class Sorted:
         rank: of an image among the picks, from 1, int64 (A,); 0 if it is none.
         model: that assigns new vectors, of a :class:`~mmcoke.clustering.DecResult`; None where the
             nearest center does.
+        alike: some images, and those most like them.
     """
 
     root: str
@@ -44,6 +46,7 @@ class Sorted:
     rank: Tensor
     model: dict[str, Tensor] | None = None
     facts: dict = field(default_factory=dict)
+    alike: list[Alike] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)

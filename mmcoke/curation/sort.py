@@ -34,6 +34,7 @@ from .adding import (
     read_added,
     write_changes,
 )
+from .alike import most_alike, typical_rows
 from .duplicates import NO_GROUP, kept, near_duplicates
 from .hierarchy import coarser_levels, level_sizes
 from .names import Names, write_names
@@ -59,6 +60,9 @@ DEFAULT_MODEL = 'coke_r50_8xb64-mcrop_in1k'
 DEFAULT_THRESHOLD = 0.9
 """See docs/sort.md for what it finds."""
 
+MOST_QUERIES, NUM_ALIKE = 60, 8
+"""Pictures like this one: of so many, so many each."""
+
 SMALL, PASSES_OF_SMALL, PASSES = 20_000, 10, 3
 """Up to so many images more passes take seconds, and find better clusters."""
 
@@ -76,6 +80,7 @@ DEFAULTS = dict(
     seed=0,
     duplicates=DEFAULT_THRESHOLD,
     pick=0,
+    queries=0,
     folders=None,
     network=None,
 )
@@ -83,7 +88,7 @@ DEFAULTS = dict(
 
 METHODS = ('kmeans', 'dec')
 
-FREE = ('duplicates', 'pick', 'folders', 'features', 'paths')
+FREE = ('duplicates', 'pick', 'queries', 'folders', 'features', 'paths')
 """Settings that may change when images are added."""
 
 SECONDS_PER_SAVE = 30.0
@@ -123,6 +128,7 @@ def sort(
     seed: int | None = None,
     duplicates: float | None = None,
     pick: int | None = None,
+    queries: int | None = None,
     link: bool = False,
     copy: bool = False,
     add: bool = False,
@@ -151,6 +157,8 @@ def sort(
         seed: of all that is drawn.
         duplicates: least cosine similarity of near duplicates; 0 for none to be looked for.
         pick: how many images to pick that cover all.
+        queries: of how many images, the most typical ones of clusters, the page shows those that
+            are most like them; at most 60.
         link, copy: make a folder per cluster with links to, or copies of, its images.
         add: images that are new in the folder to a complete result.
         resume: go on with a sort that was stopped.
@@ -169,7 +177,7 @@ def sort(
     given = dict(model=model, config=config, checkpoint=checkpoint, features=features, paths=paths)
     given |= dict(size=size, method=method, num_clusters=num_clusters, levels=levels)
     given |= dict(min_size=min_size, seed=seed)
-    given |= dict(duplicates=duplicates, pick=pick, folders=folders)
+    given |= dict(duplicates=duplicates, pick=pick, queries=queries, folders=folders)
     check_arguments(given, link and copy)
     given = {name: absolute(name, value) for name, value in given.items() if value is not None}
     place, options = OutFolder(os.path.abspath(os.path.expanduser(out))), Machine(**machine)
@@ -222,7 +230,9 @@ def check_arguments(given: dict, both: bool) -> None:
 
 def check_ranges(given: dict) -> None:
     """ValueError if a number is out of its range."""
-    for name, least in dict(num_clusters=1, levels=1, min_size=0, pick=0, size=1).items():
+    for name, least in dict(
+        num_clusters=1, levels=1, min_size=0, pick=0, queries=0, size=1
+    ).items():
         value = given[name]
         if value in (None, 'auto') and (value is None or name == 'num_clusters'):
             continue
@@ -512,7 +522,7 @@ def sorted_from(settings: dict, names: Names, clusters: StreamResult | DecResult
 
 
 def finish(place: OutFolder, settings: dict, found: Sorted, machine: Machine) -> None:
-    """Hierarchy, duplicates and picks; then all files, staged."""
+    """Hierarchy, duplicates, picks, what is alike; then all files, staged."""
     work = place.adding if place.is_adding else place.work
     x_AD, _ = opened(work, settings)
     found.coarser = found.coarser or coarser_levels(
@@ -522,6 +532,9 @@ def finish(place: OutFolder, settings: dict, found: Sorted, machine: Machine) ->
         find_duplicates(x_AD, found, settings['duplicates'], machine)
     if settings['pick']:
         find_picks(x_AD, found, settings, machine)
+    if settings['queries']:
+        asked = typical_rows(found.typical(), min(settings['queries'], MOST_QUERIES))
+        found.alike = most_alike(x_AD, asked, NUM_ALIKE, progress=machine.bar('Alike'))
     write_results(place, found, settings, machine.bar)
 
 

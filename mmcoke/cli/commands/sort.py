@@ -72,6 +72,12 @@ def add_clusters(parser: argparse.ArgumentParser) -> None:
         help='least cosine similarity of near duplicates (0.9)',
     )
     group.add_argument('--pick', type=int, metavar='N', help='pick N photos that cover all (0)')
+    group.add_argument(
+        '--queries',
+        type=int,
+        metavar='N',
+        help='show pictures like N typical ones, at most 60 (0)',
+    )
     folders = group.add_mutually_exclusive_group()
     folders.add_argument('--link', action='store_true', help='a folder of links per cluster')
     folders.add_argument('--copy', action='store_true', help='a folder of copies per cluster')
