@@ -110,18 +110,18 @@ class ClusterMonitorHook(Hook):
             features = spread(x_ND)
         names, lines = curve_names(model.labelers, type(model).__name__.lower()), []
         for h, (name, labeler) in enumerate(zip(names, model.labelers, strict=True)):
-            found = size_statistics(labeler.sizes(), getattr(labeler, 'lower_bound', 0.0))
+            size_K = labeler.sizes()
+            found = size_statistics(size_K, getattr(labeler, 'lower_bound', 0.0))
             found |= self._streams[h].numbers(len(runner.train_dataloader))
             found |= features
             if features and (centers_KD := centers[h]) is not None:
                 # Of nested clusterings, the first dimensions.
                 own = x_ND[:, : centers_KD.shape[1]], after[h][idx_N], centers_KD
                 found |= similarities(*own)
-            num_clusters = len(labeler.sizes())
-            numbers = floats(found) | movement(self._before[h], after[h], num_clusters)
+            numbers = floats(found) | movement(self._before[h], after[h], len(size_K))
             numbers |= self.class_scores(dataset, after[h])
             lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers)
-            say(runner, name, num_clusters, numbers)
+            say(runner, name, len(size_K), numbers)
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)
 
