@@ -23,18 +23,7 @@ note_command "$0" "$@" -- PYTHON PORT NNODES NODE_RANK MASTER_ADDR OMP_NUM_THREA
 processes=$1
 shift
 
-# torchrun's own default is 1, which leaves most cores idle.
-cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
-
-nnodes=${NNODES:-1}
-if [[ $nnodes == 1 && -z ${PORT:-} ]]; then
-    rendezvous=(--standalone)
-else
-    if [[ $nnodes != 1 ]]; then : "${MASTER_ADDR:?is needed when NNODES is not 1}"; fi
-    rendezvous=(--nnodes="$nnodes" --node-rank="${NODE_RANK:-0}"
-        --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}")
-fi
+meet_processes "$processes"
 
 # What was made is on the disk, so a signal may end it at once.
 run_with_signals INT=INT TERM=TERM HUP=HUP USR1=TERM -- \

@@ -25,21 +25,10 @@ config=$1
 gpus=$2
 shift 2
 
-# torchrun's own default is 1, which leaves most cores idle in the CPU parts.
-cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
+meet_processes "$gpus"
 
 # How long torchrun lets processes save after a signal, before it kills them.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
-
-nnodes=${NNODES:-1}
-if [[ $nnodes == 1 && -z ${PORT:-} ]]; then
-    rendezvous=(--standalone)
-else
-    if [[ $nnodes != 1 ]]; then : "${MASTER_ADDR:?is needed when NNODES is not 1}"; fi
-    rendezvous=(--nnodes="$nnodes" --node-rank="${NODE_RANK:-0}"
-        --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}")
-fi
 
 # torchrun knows no USR1, but passes on TERM.
 run_with_signals INT=INT TERM=TERM HUP=HUP USR1=TERM -- \

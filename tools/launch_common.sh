@@ -1,4 +1,4 @@
-# What dist_train.sh and slurm_train.sh share. To be sourced, with $tools set.
+# What dist_train.sh, dist_sort.sh and slurm_train.sh share. To be sourced, with $tools set.
 
 python=$tools/../.venv/bin/python
 [[ -x $python ]] || python=python
@@ -47,4 +47,20 @@ run_with_signals() {
 pass_on() {
     ((caught)) || caught=$(kill -l "$1")
     kill -s "$2" "$child" 2>/dev/null || true
+}
+
+# meet_processes NUMBER: for torchrun with so many processes on this machine. Sets $rendezvous to its
+# options, and shares the cores out.
+meet_processes() {
+    local cores nnodes=${NNODES:-1}
+    # torchrun's own default is 1, which leaves most cores idle in the CPU parts.
+    cores=$(nproc)
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > $1 ? cores / $1 : 1))}
+    if [[ $nnodes == 1 && -z ${PORT:-} ]]; then
+        rendezvous=(--standalone)
+    else
+        if [[ $nnodes != 1 ]]; then : "${MASTER_ADDR:?is needed when NNODES is not 1}"; fi
+        rendezvous=(--nnodes="$nnodes" --node-rank="${NODE_RANK:-0}"
+            --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${PORT:-29500}")
+    fi
 }
