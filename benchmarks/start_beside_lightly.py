@@ -162,6 +162,7 @@ def config(name: str, args: argparse.Namespace, sources: dict) -> Config:
     cfg.resume, cfg.log_level = bool(saved_checkpoints(args.work_dir / name)), 'ERROR'
     cfg.randomness.seed = args.seed
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    cfg.default_hooks.pop('report', None)  # its time is not that of training
     cfg.train_dataloader.dataset.source = sources['train']
     cfg.custom_hooks.append(dict(knn_probe(cfg, sources, 1), type='StartKNNHook'))
     return cfg
@@ -186,7 +187,8 @@ def lightly_config(model: dict, optimizer: dict, args: argparse.Namespace) -> Co
         steps = args.num_images // cfg.train_dataloader.batch_size  # the first epoch
         cfg.model.update(num_prototypes=512, frozen_steps=steps)
     cfg.custom_hooks = []
-    del cfg.default_hooks.replica_check  # no labelers
+    for name in ('replica_check', 'cluster_monitor'):  # no labelers
+        cfg.default_hooks.pop(name)
     cfg.optim_wrapper.optimizer = optimizer
     scheduler = dict(type='WarmupCosineLR', zero=0, warmup=1, convert_to_iter_based=True)
     cfg.param_scheduler, cfg.train_cfg = [scheduler], dict(max_epochs=args.epochs, by_epoch=True)

@@ -10,6 +10,7 @@ from .odc_hook import ODCHook
 from .probe_hooks import KNNHook, LinearProbeHook
 from .progress_hook import ProgressHook
 from .replica_check_hook import ReplicaCheckHook
+from .report_hook import ReportHook
 from .results_hook import ResultsHook
 from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
@@ -33,6 +34,7 @@ __all__ = [
     'PendingInfoHook',
     'ProgressHook',
     'ReplicaCheckHook',
+    'ReportHook',
     'ResultsHook',
     'SampleSeedHook',
     'SeLaHook',
