@@ -42,10 +42,8 @@ class ReportHook(Hook):
                 run_on_main(partial(self.write, runner))
         except Interrupted:
             warn(runner, 'Interrupted')
-        except RuntimeError as error:  # in the other processes, when the main one is interrupted
-            if is_main_process():
-                raise
-            runner.logger.warning(str(error))
+        except RuntimeError as error:  # where another process is gone, or was interrupted
+            warn(runner, str(error))
 
     def write(self, runner: Runner) -> None:
         """In the main process."""
