@@ -28,7 +28,7 @@ from mmcoke.weights.pretrained import weights_of
 
 from .checkpoint import last_checkpoint, saved_checkpoints
 
-SECONDS = 60.0
+SECONDS = 30.0
 """For looking at images, of all runs together."""
 
 IN_TRAINING = 10.0
