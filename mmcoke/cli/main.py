@@ -14,6 +14,7 @@ from .parser import Parser, add_commands, fill
 
 COMMANDS = (
     'train',
+    'browse',
     'sort',
     'features',
     'evaluate',
