@@ -16,6 +16,7 @@ COMMANDS = (
     'train',
     'browse',
     'sort',
+    'suggest-k',
     'features',
     'evaluate',
     'gallery',
