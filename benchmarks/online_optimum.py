@@ -98,8 +98,8 @@ def mixture(seed: int, number: int = 5000, num_components: int = 25, dim: int = 
 
 
 def digits() -> Tensor:
-    """scikit-learn's 1,797 digits: centred pixels, unit length."""
-    x_AD = torch.from_numpy(load_digits_arrays()[0]).flatten(1).float()
+    """1,750 of scikit-learn's digits: centred pixels, unit length."""
+    x_AD = torch.from_numpy(load_digits_arrays()[0][:1750]).flatten(1).float()
     return normalize(x_AD - x_AD.mean(0), dim=1)
 
 
@@ -127,7 +127,7 @@ def exact(similarity_AK: np.ndarray, bound: float) -> tuple[np.ndarray, float, n
         b_eq=np.ones(number),
         A_ub=coo_array((-ones, (columns, places))).tocsr(),
         b_ub=np.full(num_clusters, -bound * number),
-        method='highs',
+        method='highs-ipm',
     )
     assert found.status == 0, found.message
     dual_K = -found.ineqlin.marginals
@@ -145,7 +145,8 @@ def first_centers(kind: str, x_AD: Tensor, num_clusters: int, seed: int) -> Tens
     """Random directions, as CoKe begins with, to most of which few samples are nearest; or random
     samples."""
     if kind == 'directions':
-        return OnlineConstrainedKMeans(num_clusters, x_AD.shape[1], seed=seed).centers
+        # Another seed than the data's: else these would be the means of the mixture.
+        return OnlineConstrainedKMeans(num_clusters, x_AD.shape[1], seed=seed + 1000).centers
     generator = torch.Generator().manual_seed(seed)
     return x_AD[torch.randperm(len(x_AD), generator=generator)[:num_clusters]]
 
