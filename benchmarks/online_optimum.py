@@ -410,7 +410,7 @@ def table_of(found: list[dict]) -> Table:
 
 def draw(found: list[dict], path: Path) -> None:
     """Gap, and violation with its bound, over passes, of the hard mixture."""
-    figure = Figure(figsize=(9, 3.2), layout='constrained')
+    figure = Figure(figsize=(9, 3.4), layout='constrained')
     left, middle, right = figure.subplots(1, 3)
     hard = [one for one in found if {**one, **HARD, 'step': one['step']} == one]
     for one, colour in zip(hard, ('#3b6fb6', '#c8553d', '#4f8a5b', '#8b6bb1'), strict=True):
@@ -433,7 +433,8 @@ def draw(found: list[dict], path: Path) -> None:
         axes.title.set_fontsize(9)
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25)
-    left.legend(frameon=False, fontsize=8)
+    lines, labels = left.get_legend_handles_labels()
+    figure.legend(lines, labels, loc='outside lower center', ncols=4, frameon=False, fontsize=8)
     write_whole(path, lambda part: figure.savefig(part, format='svg', metadata={'Date': None}))
 
 
