@@ -36,7 +36,7 @@ PER_CLUSTER = 20
 RATIO = 2**0.25
 """Between two K of a sweep, where they are not next to each other anyway."""
 
-LEAST_GAP = 0.05
+LEAST_GAP = 0.1
 """By so much a silhouette must surpass that of the reference to be one of clusters."""
 
 LEAST_STABILITY = 0.5
