@@ -4,6 +4,7 @@ default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=3),
     replica_check=dict(type='ReplicaCheckHook'),
     cluster_monitor=dict(type='ClusterMonitorHook'),
+    adviser=dict(type='AdviserHook'),
 )
 custom_hooks = [dict(type='CoKeHook')]
 

@@ -64,7 +64,8 @@ class ClusterMonitorHook(Hook):
     - where there are centers, :func:`~mmcoke.clustering.diagnostics.similarities`;
     - :func:`~mmcoke.clustering.diagnostics.spread` of the features;
     - where the data set has labels, which training never sees, ``class_acc``, ``class_nmi`` and
-      ``class_ari``: see :func:`~mmcoke.evaluation.clustering_scores`.
+      ``class_ari``: see :func:`~mmcoke.evaluation.clustering_scores`;
+    - to the lines alone, ``loss``, the mean over the epoch, and ``lr`` at its end.
     """
 
     priority = 'BELOW_NORMAL'
@@ -108,6 +109,7 @@ class ClusterMonitorHook(Hook):
         if self._seen:  # not where a run is resumed behind the last iteration of an epoch
             x_ND, idx_N = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
             features = spread(x_ND)
+        training = dict(loss=cluster_loss(runner), lr=learning_rate(runner))
         names, lines = curve_names(model.labelers, type(model).__name__.lower()), []
         for h, (name, labeler) in enumerate(zip(names, model.labelers, strict=True)):
             size_K = labeler.sizes()
@@ -120,7 +122,7 @@ class ClusterMonitorHook(Hook):
                 found |= similarities(*own)
             numbers = floats(found) | movement(self._before[h], after[h], len(size_K))
             numbers |= self.class_scores(dataset, after[h])
-            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers)
+            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers | training)
             say(runner, name, len(size_K), numbers)
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)
@@ -227,6 +229,18 @@ def both(first_A: Tensor, second_A: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the images that have both."""
     has_both = (first_A != UNASSIGNED) & (second_A != UNASSIGNED)
     return first_A[has_both].cpu().numpy(), second_A[has_both].cpu().numpy()
+
+
+def cluster_loss(runner: Runner) -> float:
+    """Mean of the loss over the epoch; where others are added, of the part about clusters."""
+    scalars = runner.message_hub.log_scalars
+    name = 'train/clusters' if 'train/clusters' in scalars else 'train/loss'
+    return float(scalars[name].mean(len(runner.train_dataloader)))
+
+
+def learning_rate(runner: Runner) -> float:
+    """The highest of the optimizer's, at the end of the epoch."""
+    return max(rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates)
 
 
 # ---- where it goes
