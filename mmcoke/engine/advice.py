@@ -20,8 +20,8 @@ NUM_EPOCHS = 5
 GAP = 0.3
 """g of docs/methods/coke.md: similarity that an empty cluster makes up within an epoch."""
 
-LARGEST_MOVE = 0.05
-"""By which one image may move a dual: well below what similarities differ by."""
+LARGEST_MOVE, WRONG_MOVE = 0.05, 0.1
+"""By which one image may move a dual, well below what similarities differ by; and may not."""
 
 FEWEST_IMAGES, ENOUGH_IMAGES = 5, 25
 """Per cluster, in the mean: of fewer there is a warning; what is advised instead."""
@@ -150,7 +150,7 @@ def small_batch_norm(facts: Facts) -> Advice | None:
 
 def oscillating_duals(facts: Facts, history: History) -> Advice | None:
     """Duals are thrown about, and decide the labels instead of the images: η is too large."""
-    if facts.dual_lr is None or facts.dual_lr <= LARGEST_MOVE * facts.iteration:
+    if facts.dual_lr is None or facts.dual_lr <= WRONG_MOVE * facts.iteration:
         return None
     for name, rows in history.items():
         last = rows[-NUM_EPOCHS:]
@@ -176,13 +176,12 @@ def starved_clusters(facts: Facts, history: History) -> Advice | None:
         last = after_peak(rows)[-NUM_EPOCHS:]
         if lasts(last, lambda row: starved(facts, row)):
             row, k = last[-1], facts.num_clusters[name]
-            setting, advice = remedy_for_starved(facts)
+            why, setting, advice = remedy_for_starved(facts, row, k)
             return Advice(
                 f'{row["num_small"]:.0f} of {k} clusters are below their lower bound and '
                 f'{row["num_empty"]:.0f} empty, {row["violation"]:.0%} of all images are missing '
                 f'to it, for {NUM_EPOCHS} epochs',
-                f'A cluster without images gains {gain(facts, k):.2g} of similarity in an epoch, '
-                'too little to win some.',
+                why,
                 setting,
                 advice,
                 name,
@@ -191,8 +190,8 @@ def starved_clusters(facts: Facts, history: History) -> Advice | None:
 
 
 def starved(facts: Facts, row: Row) -> bool:
-    """Whether a quarter of what the lower bound wants is missing."""
-    return row['violation'] > facts.min_ratio / 4
+    """Whether a quarter of what the lower bound wants is missing, where it wants much."""
+    return row['violation'] > max(facts.min_ratio / 4, 0.05)
 
 
 def gain(facts: Facts, num_clusters: int) -> float:
@@ -208,15 +207,19 @@ def fitting_dual_lr(facts: Facts) -> float:
     return min(rate, LARGEST_MOVE * facts.iteration)
 
 
-def remedy_for_starved(facts: Facts) -> tuple[str, str]:
-    """A larger η; if there is none, fewer clusters, or steps of the network that labels follow."""
+def remedy_for_starved(facts: Facts, row: Row, num_clusters: int) -> tuple[str, str, str]:
+    """Why, the setting, and what that does: a larger η, or smaller steps if features are alike."""
+    if has_collapsed(row):
+        why = 'Features have come so close to each other that no cluster is nearer than another.'
+        return why, lower_lr(facts), 'Lower the learning rate.'
     largest = LARGEST_MOVE * facts.iteration
+    gained = f'A cluster without images gains {gain(facts, num_clusters):.2g} of similarity in an '
     if facts.dual_lr < largest / 1.5:
         rate = min(max(fitting_dual_lr(facts), 3 * facts.dual_lr), largest)
-        return dual_setting(facts, rate), 'Raise the rate of the duals.'
-    if facts.num_images < ENOUGH_IMAGES * max(facts.num_clusters.values()):
-        return fewer_clusters(facts), 'Take fewer clusters.'
-    return lower_lr(facts), 'Lower the learning rate.'
+        why = f'{gained}epoch, too little to win some.'
+        return why, dual_setting(facts, rate), 'Raise the rate of the duals.'
+    why = f'{gained}epoch, and one image moves a dual by as much as it may.'
+    return why, fewer_clusters(facts), 'Take fewer clusters.'
 
 
 # ---- collapse
@@ -246,7 +249,7 @@ def one_cluster(facts: Facts, history: History) -> Advice | None:
 def remedy_for_one(facts: Facts) -> tuple[str, str]:
     """A bound that keeps clusters even, where the method has one; else smaller steps."""
     if facts.dual_lr is not None:
-        ratio = 0.4 if facts.min_ratio < 0.2 else 0.9
+        ratio = 0.4 if facts.min_ratio < 0.2 and facts.method != 'SeCu' else 0.9
         return f'model.clustering.min_ratio={ratio}', 'Raise the lower bound of the sizes.'
     if facts.clustering.get('constraint') == 'entropy':
         alpha = 2 * float(facts.clustering.get('alpha', 6000.0))
@@ -272,11 +275,11 @@ def constant_features(facts: Facts, history: History) -> Advice | None:
 
 def loss_at_chance(facts: Facts, history: History) -> Advice | None:
     """The loss stays where equal shares for all clusters have it: ln K."""
-    rows, least = first_of(history), 0.98 * facts.chance_loss
+    rows, chance = first_of(history), facts.chance_loss
     # At the end of a schedule, a classifier that is made anew has no steps left to learn by.
     peak = max(row.get('lr', 0.0) for row in rows)
     last = [row for row in after_peak(rows) if row['lr'] >= peak / 10][-2 * NUM_EPOCHS :]
-    if not lasts(last, lambda row: row.get('loss', 0) >= least, 2 * NUM_EPOCHS):
+    if not lasts(last, lambda row: abs(row['loss'] / chance - 1) < 0.02, 2 * NUM_EPOCHS):
         return None
     before, now = (mean(row['loss'] for row in half) for half in halves(last))
     if now < 0.99 * before:
@@ -284,11 +287,18 @@ def loss_at_chance(facts: Facts, history: History) -> Advice | None:
     return Advice(
         f'The loss has been {now:.2f} in the mean of {NUM_EPOCHS} epochs and before that '
         f'{before:.2f}; who knows nothing and gives all clusters the same share has ln K = '
-        f'{facts.chance_loss:.2f}',
+        f'{chance:.2f}',
         'The network does not learn to tell the clusters from each other.',
-        lower_lr(facts),
-        'Lower the learning rate.',
+        *remedy_for_chance(facts, rows),
     )
+
+
+def remedy_for_chance(facts: Facts, rows: Sequence[Row]) -> tuple[str, str]:
+    """Steps of another size: larger ones where features are still those of the first epoch."""
+    first, now = (row.get('effective_rank', 0.0) for row in (rows[0], rows[-1]))
+    if first and 0.9 < now / first < 1.1:
+        return other_lr(facts, 10), 'Raise the learning rate, which leaves features as they were.'
+    return lower_lr(facts), 'Lower the learning rate.'
 
 
 # ---- labels and losses
@@ -297,16 +307,19 @@ def loss_at_chance(facts: Facts, history: History) -> Advice | None:
 def unsettled_labels(facts: Facts, history: History) -> Advice | None:
     """In the second half of a run labels are still dealt out anew in every epoch."""
     for name, rows in history.items():
-        last, k = after_peak(rows), facts.num_clusters[name]
-        if len(last) < 2 * NUM_EPOCHS or len(rows) < facts.max_epochs / 2:
+        last, limit = (
+            after_peak(rows)[2 * NUM_EPOCHS :][-2 * NUM_EPOCHS :],
+            0.05 + chance_nmi(facts, name),
+        )
+        if len(rows) < facts.max_epochs / 2 or not lasts(last, has_labels, 2 * NUM_EPOCHS):
             continue
-        by_chance = chance_nmi(k, facts.num_images)
-        last = last[-NUM_EPOCHS:]
-        if lasts(last, lambda row: row.get('changed', 0) > 0.8 and row['nmi'] < by_chance + 0.2):  # noqa: B023
-            setting, advice = remedy_for_unsettled(facts)
+        before, now = (mean(row['nmi'] for row in half) for half in halves(last))
+        changed = min(row['changed'] for row in last)
+        if changed > 0.8 and now < min(chance_nmi(facts, name) + 0.05, before + 0.03):
+            setting, advice = remedy_for_unsettled(facts, last[-1])
             return Advice(
                 f'{last[-1]["changed"]:.0%} of the labels change in an epoch (NMI with the epoch '
-                f'before {last[-1]["nmi"]:.2f}), after {len(rows)} of {facts.max_epochs} epochs',
+                f'before {now:.2f}), after {len(rows)} of {facts.max_epochs} epochs',
                 'What is learned in one epoch is wrong in the next.',
                 setting,
                 advice,
@@ -315,34 +328,37 @@ def unsettled_labels(facts: Facts, history: History) -> Advice | None:
     return None
 
 
-def remedy_for_unsettled(facts: Facts) -> tuple[str, str]:
+def has_labels(row: Row) -> bool:
+    """Whether there were labels in the epoch before."""
+    return 'nmi' in row
+
+
+def remedy_for_unsettled(facts: Facts, row: Row) -> tuple[str, str]:
     """A rate of duals that lets images decide, if it does not; fewer clusters; smaller steps."""
-    if facts.dual_lr is not None and facts.dual_lr > LARGEST_MOVE * facts.iteration:
+    if facts.dual_lr is not None and facts.dual_lr > WRONG_MOVE * facts.iteration:
         return dual_setting(facts, fitting_dual_lr(facts)), 'Lower the rate of the duals.'
-    if facts.num_images < ENOUGH_IMAGES * max(facts.num_clusters.values()):
+    if not has_collapsed(row) and too_many(facts):
         return fewer_clusters(facts), 'Take fewer clusters.'
     return lower_lr(facts), 'Lower the learning rate.'
 
 
-def chance_nmi(num_clusters: int, num_images: int) -> float:
-    """About the NMI of labels that have nothing to do with each other, for few clusters."""
-    if num_clusters < 2:
-        return 1.0
-    return (num_clusters - 1) ** 2 / (2 * num_images * math.log(num_clusters))
+def chance_nmi(facts: Facts, name: str) -> float:
+    """About the NMI of labels that have nothing to do with each other, where they are few."""
+    k = facts.num_clusters[name]
+    return (k - 1) ** 2 / (2 * facts.num_images * math.log(k)) if k > 1 else 1.0
 
 
 def diverging_loss(facts: Facts, history: History) -> Advice | None:
-    """The loss rises, far above what it began with."""
+    """The loss is far above what it began with."""
     rows = first_of(history)
-    if 'loss' not in rows[0]:
-        return None
-    start = max(rows[0]['loss'], facts.chance_loss)
-    last = [row.get('loss', 0.0) for row in rows[-3:]]
-    if not (last == sorted(last) and last[0] > 2 * start):
+    losses = [row.get('loss', 0.0) for row in rows]
+    start = max(losses[0], facts.chance_loss)
+    # Of cosines at a low temperature, the first labels make it twice as high for some epochs.
+    last = after_peak(rows)[-NUM_EPOCHS:]
+    if not (losses[-1] > 20 * start or lasts(last, lambda row: row.get('loss', 0) > 2 * start)):
         return None
     return Advice(
-        f'The loss rises: {last[-1]:.3g} in epoch {len(rows)}, after {rows[0]["loss"]:.3g} in the '
-        'first',
+        f'The loss is {losses[-1]:.3g} in epoch {len(rows)}, after {losses[0]:.3g} in the first',
         'Steps that are too large lead away from what was learned.',
         lower_lr(facts),
         'Lower the learning rate.',
@@ -386,11 +402,26 @@ def dual_setting(facts: Facts, dual_lr: float) -> str:
 
 def lower_lr(facts: Facts) -> str:
     """A learning rate below that of the config."""
+    return other_lr(facts, LOWER_LR)
+
+
+def other_lr(facts: Facts, times: float) -> str:
+    """A multiple of the learning rate of the config."""
     lr = facts.lr if facts.lr is not None else math.nan
-    return f'optim_wrapper.optimizer.lr={LOWER_LR * lr:.2g}'
+    return f'optim_wrapper.optimizer.lr={times * lr:.2g}'
 
 
 # ---- rows
+
+
+def has_collapsed(row: Row) -> bool:
+    """Whether features are far nearer to each other than in healthy runs."""
+    return row.get('feature_std', 1) < 0.4
+
+
+def too_many(facts: Facts) -> bool:
+    """Whether the clusters are more than one would advise."""
+    return facts.num_images < ENOUGH_IMAGES * max(facts.num_clusters.values())
 
 
 def first_of(history: History) -> Sequence[Row]:
