@@ -66,7 +66,7 @@ class Facts(NamedTuple):
         batch_size: images of an iteration in one process.
         num_processes: of the run.
         num_normalized: images of a batch that a layer of batch norm sees; None without such.
-        lr: learning rate, as in the config; None if it is not there.
+        lr: learning rate, as in the config.
         max_epochs: of the run.
         dual_lr: η of the duals, for the images of an iteration; None if there are no duals.
         min_ratio: γ, the lower bound of a cluster's size in shares of the mean size, with duals.
@@ -79,7 +79,7 @@ class Facts(NamedTuple):
     batch_size: int
     num_processes: int
     num_normalized: int | None
-    lr: float | None
+    lr: float
     max_epochs: int
     dual_lr: float | None = None
     min_ratio: float = 0.0
@@ -211,7 +211,7 @@ def remedy_for_starved(facts: Facts, row: Row, num_clusters: int) -> tuple[str, 
     """Why, the setting, and what that does: a larger η, or smaller steps if features are alike."""
     if has_collapsed(row):
         why = 'Features have come so close to each other that no cluster is nearer than another.'
-        return why, lower_lr(facts), 'Lower the learning rate.'
+        return why, lower_lr(facts.lr), 'Lower the learning rate.'
     largest = LARGEST_MOVE * facts.iteration
     gained = f'A cluster without images gains {gain(facts, num_clusters):.2g} of similarity in an '
     if facts.dual_lr < largest / 1.5:
@@ -255,7 +255,7 @@ def remedy_for_one(facts: Facts) -> tuple[str, str]:
         alpha = 2 * float(facts.clustering.get('alpha', 6000.0))
         alpha = max(alpha, 0.12 * facts.num_images)
         return f'model.clustering.alpha={alpha:.3g}', 'Raise the weight of the entropy.'
-    return lower_lr(facts), 'Lower the learning rate.'
+    return lower_lr(facts.lr), 'Lower the learning rate.'
 
 
 def constant_features(facts: Facts, history: History) -> Advice | None:
@@ -268,7 +268,7 @@ def constant_features(facts: Facts, history: History) -> Advice | None:
         f'{last[-1]["feature_std"]:.3f}, where 1 is spread everywhere and 0 a point), for '
         f'{NUM_EPOCHS} epochs',
         'Steps that are too large take a network there, and clusters of such features are chance.',
-        lower_lr(facts),
+        lower_lr(facts.lr),
         'Lower the learning rate.',
     )
 
@@ -297,8 +297,9 @@ def remedy_for_chance(facts: Facts, rows: Sequence[Row]) -> tuple[str, str]:
     """Steps of another size: larger ones where features are still those of the first epoch."""
     first, now = (row.get('effective_rank', 0.0) for row in (rows[0], rows[-1]))
     if first and 0.9 < now / first < 1.1:
-        return other_lr(facts, 10), 'Raise the learning rate, which leaves features as they were.'
-    return lower_lr(facts), 'Lower the learning rate.'
+        advice = 'Raise the learning rate: features are still those of the beginning.'
+        return other_lr(facts.lr, 10), advice
+    return lower_lr(facts.lr), 'Lower the learning rate.'
 
 
 # ---- labels and losses
@@ -307,10 +308,7 @@ def remedy_for_chance(facts: Facts, rows: Sequence[Row]) -> tuple[str, str]:
 def unsettled_labels(facts: Facts, history: History) -> Advice | None:
     """In the second half of a run labels are still dealt out anew in every epoch."""
     for name, rows in history.items():
-        last, limit = (
-            after_peak(rows)[2 * NUM_EPOCHS :][-2 * NUM_EPOCHS :],
-            0.05 + chance_nmi(facts, name),
-        )
+        last = after_peak(rows)[2 * NUM_EPOCHS :][-2 * NUM_EPOCHS :]
         if len(rows) < facts.max_epochs / 2 or not lasts(last, has_labels, 2 * NUM_EPOCHS):
             continue
         before, now = (mean(row['nmi'] for row in half) for half in halves(last))
@@ -339,7 +337,7 @@ def remedy_for_unsettled(facts: Facts, row: Row) -> tuple[str, str]:
         return dual_setting(facts, fitting_dual_lr(facts)), 'Lower the rate of the duals.'
     if not has_collapsed(row) and too_many(facts):
         return fewer_clusters(facts), 'Take fewer clusters.'
-    return lower_lr(facts), 'Lower the learning rate.'
+    return lower_lr(facts.lr), 'Lower the learning rate.'
 
 
 def chance_nmi(facts: Facts, name: str) -> float:
@@ -349,32 +347,32 @@ def chance_nmi(facts: Facts, name: str) -> float:
 
 
 def diverging_loss(facts: Facts, history: History) -> Advice | None:
-    """The loss is far above what it began with."""
+    """The loss is far above that of equal shares for all clusters."""
     rows = first_of(history)
-    losses = [row.get('loss', 0.0) for row in rows]
-    start = max(losses[0], facts.chance_loss)
+    losses, chance = [row.get('loss', 0.0) for row in rows], facts.chance_loss
     # Of cosines at a low temperature, the first labels make it twice as high for some epochs.
     last = after_peak(rows)[-NUM_EPOCHS:]
-    if not (losses[-1] > 20 * start or lasts(last, lambda row: row.get('loss', 0) > 2 * start)):
+    if not (losses[-1] > 20 * chance or lasts(last, lambda row: row['loss'] > 2 * chance)):
         return None
     return Advice(
-        f'The loss is {losses[-1]:.3g} in epoch {len(rows)}, after {losses[0]:.3g} in the first',
+        f'The loss is {losses[-1]:.3g} in epoch {len(rows)}; equal shares for all clusters have '
+        f'ln K = {chance:.2f}',
         'Steps that are too large lead away from what was learned.',
-        lower_lr(facts),
+        lower_lr(facts.lr),
         'Lower the learning rate.',
     )
 
 
 RULES: tuple[Callable[[Facts, History], Advice | None], ...] = (
+    diverging_loss,
+    constant_features,
     oscillating_duals,
     starved_clusters,
     one_cluster,
-    constant_features,
     loss_at_chance,
     unsettled_labels,
-    diverging_loss,
 )
-"""Asked after each epoch."""
+"""Asked after each epoch. What comes first is a cause of what comes later."""
 
 
 # ---- settings
@@ -400,14 +398,13 @@ def dual_setting(facts: Facts, dual_lr: float) -> str:
     return f'model.clustering.dual_lr={dual_lr * float(base) / facts.iteration:.2g}'
 
 
-def lower_lr(facts: Facts) -> str:
+def lower_lr(lr: float) -> str:
     """A learning rate below that of the config."""
-    return other_lr(facts, LOWER_LR)
+    return other_lr(lr, LOWER_LR)
 
 
-def other_lr(facts: Facts, times: float) -> str:
+def other_lr(lr: float, times: float) -> str:
     """A multiple of the learning rate of the config."""
-    lr = facts.lr if facts.lr is not None else math.nan
     return f'optim_wrapper.optimizer.lr={times * lr:.2g}'
 
 

@@ -18,6 +18,7 @@ from mmcoke.registry import HOOKS
 
 from .cluster_monitor_hook import STATS, add_lines, forget_epochs
 from .coke_hook import curve_names
+from .labeler_hook import configured_lr
 
 ADVICE = 'advice.jsonl'
 """In the work dir: a line for each advice, as JSON."""
@@ -91,7 +92,6 @@ def facts_of(runner: Runner) -> Facts:
     model, images = unwrap(runner.model), batch_size(runner)
     labelers = list(model.labelers)
     names = curve_names(labelers, type(model).__name__.lower())
-    optimizer = (runner.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     facts = Facts(
         method=type(model).__name__,
         clustering=model.clustering,
@@ -100,7 +100,7 @@ def facts_of(runner: Runner) -> Facts:
         batch_size=images.per_process,
         num_processes=images.num_processes,
         num_normalized=num_normalized(model, images.per_process, images.num_processes),
-        lr=optimizer.get('lr'),
+        lr=configured_lr(runner),
         max_epochs=runner.max_epochs,
     )
     if not getattr(labelers[0], 'lower_bound', 0):
