@@ -6,13 +6,20 @@ import signal
 
 import pytest
 import spy_hook  # noqa: F401 (SignalHook)
+import torch
 from conftest import CONFIGS, DIGITS, SMALL, fork_ranks, tiny
 from mmengine.config import Config, DictAction
+from mmengine.model import BaseModel
+from torch.nn.functional import normalize
 
 from mmcoke.engine.advice import Facts, advice_after, chance_nmi, gain
 from mmcoke.engine.hooks.adviser_hook import ADVICE
+from mmcoke.engine.hooks.cluster_monitor_hook import STATS
 from mmcoke.engine.launch import train
 from mmcoke.engine.work_dir import resume_last
+from mmcoke.models import CoKe
+from mmcoke.models.algorithms.base import global_batch
+from mmcoke.registry import MODELS
 
 KEYS = ['epoch', 'clustering', 'rule', 'saw', 'why', 'setting', 'advice']
 LR, DUAL_LR = 'optim_wrapper.optimizer.lr', 'model.clustering.dual_lr'
@@ -163,7 +170,7 @@ def test_advice_of_epochs_that_are_done_again_and_of_other_runs_is_forgotten(tmp
     assert lines_of(tmp_path) == []
 
 
-def test_of_several_processes_one_advises(tmp_path):
+def test_of_several_processes_one_advises_and_writes_curves(tmp_path):
     options = ['train_dataloader.batch_size=4', 'train_dataloader.dataset.indices=64']
     options += ['train_cfg.max_epochs=1', 'model.clustering.num_clusters=[2,4]']
     codes, said = fork_ranks(
@@ -174,12 +181,63 @@ def test_of_several_processes_one_advises(tmp_path):
     assert codes == [0, 0], said
     assert [line['rule'] for line in lines_of(tmp_path / 'out')] == ['small_batch_norm']
     assert said.count('Batch norm sees 4 images') == 1
+    assert len(list((tmp_path / 'out').rglob('events.out.tfevents.*'))) == 1
 
 
 def test_a_loss_that_is_not_finite_ends_with_the_setting_to_change(tmp_path):
     cfg = tiny('deepcluster', num_images=320)
     with pytest.raises(ValueError, match=r'optim_wrapper\.optimizer\.lr=1e\+29'):
         advice_of(cfg, tmp_path, 2, **{LR: 1e30})
+
+
+def test_a_model_without_clusterings_is_trained_without_monitor_and_advice(tmp_path):
+    cfg = tiny('coke', tmp_path, num_images=64)
+    cfg.model = dict(
+        type='OfAnotherPackage',
+        data_preprocessor=cfg.model.data_preprocessor,
+        backbone=cfg.model.backbone,
+    )
+    cfg.custom_hooks = []
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
+    train(cfg)
+    assert not (tmp_path / ADVICE).exists() and not (tmp_path / STATS).exists()
+    (log,) = tmp_path.glob('*/*.log')
+    assert log.read_text().count('OfAnotherPackage has no labelers, so no clustering') == 1
+
+
+def test_an_algorithm_that_does_not_show_its_features_is_measured_without_them(tmp_path):
+    cfg = tiny('coke', tmp_path, num_images=320)
+    cfg.model.type = 'CoKeInTheDark'
+    train(cfg)
+    lines = [json.loads(line) for line in (tmp_path / STATS).read_text().splitlines()]
+    assert len(lines) == 6 and all('max_dual' in line for line in lines)
+    assert not any('feature_std' in line or 'margin' in line for line in lines)
+    (log,) = tmp_path.glob('*/*.log')
+    assert log.read_text().count('CoKeInTheDark has no features of its last step') == 1
+
+
+@MODELS.register_module()
+class CoKeInTheDark(CoKe):
+    """An algorithm from elsewhere, which sets no ``seen``."""
+
+    hook = 'CoKeHook'
+
+    def _targets(self, projections, idx_n):
+        units = [normalize(x_nD.detach().float(), dim=1) for x_nD in projections]
+        return self.labelers.step(*global_batch(torch.stack(units).mean(0), idx_n))
+
+
+@MODELS.register_module()
+class OfAnotherPackage(BaseModel):
+    """A model that clusters nothing."""
+
+    def __init__(self, backbone, data_preprocessor):
+        super().__init__(data_preprocessor)
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, inputs, data_samples=None, mode='loss', **kwargs):
+        inputs = inputs[0] if isinstance(inputs, list) else inputs
+        return dict(loss=self.backbone(inputs)[-1].square().mean())
 
 
 # ---- numbers

@@ -70,6 +70,7 @@ class Facts(NamedTuple):
         max_epochs: of the run.
         dual_lr: η of the duals, for the images of an iteration; None if there are no duals.
         min_ratio: γ, the lower bound of a cluster's size in shares of the mean size, with duals.
+        other_epochs: first ones, in which something else than clusters is learned.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Facts(NamedTuple):
     max_epochs: int
     dual_lr: float | None = None
     min_ratio: float = 0.0
+    other_epochs: int = 0
 
     @property
     def iteration(self) -> int:
@@ -278,7 +280,8 @@ def loss_at_chance(facts: Facts, history: History) -> Advice | None:
     rows, chance = first_of(history), facts.chance_loss
     # At the end of a schedule, a classifier that is made anew has no steps left to learn by.
     peak = max(row.get('lr', 0.0) for row in rows)
-    last = [row for row in after_peak(rows) if row['lr'] >= peak / 10][-2 * NUM_EPOCHS :]
+    learned = clusters_learned(facts, rows)
+    last = [row for row in learned if row['lr'] >= peak / 10][-2 * NUM_EPOCHS :]
     if not lasts(last, lambda row: abs(row['loss'] / chance - 1) < 0.02, 2 * NUM_EPOCHS):
         return None
     before, now = (mean(row['loss'] for row in half) for half in halves(last))
@@ -308,7 +311,7 @@ def remedy_for_chance(facts: Facts, rows: Sequence[Row]) -> tuple[str, str]:
 def unsettled_labels(facts: Facts, history: History) -> Advice | None:
     """In the second half of a run labels are still dealt out anew in every epoch."""
     for name, rows in history.items():
-        last = after_peak(rows)[2 * NUM_EPOCHS :][-2 * NUM_EPOCHS :]
+        last = clusters_learned(facts, rows)[2 * NUM_EPOCHS :][-2 * NUM_EPOCHS :]
         if len(rows) < facts.max_epochs / 2 or not lasts(last, has_labels, 2 * NUM_EPOCHS):
             continue
         before, now = (mean(row['nmi'] for row in half) for half in halves(last))
@@ -430,6 +433,11 @@ def after_peak(rows: Sequence[Row]) -> Sequence[Row]:
     """Those behind the epoch with the highest learning rate: none while that still rises."""
     rates = [row.get('lr', 0.0) for row in rows]
     return rows[rates.index(max(rates)) + 1 :]
+
+
+def clusters_learned(facts: Facts, rows: Sequence[Row]) -> Sequence[Row]:
+    """Of :func:`after_peak`, those in which nothing but clusters is learned."""
+    return [row for row in after_peak(rows) if row['epoch'] > facts.other_epochs]
 
 
 def lasts(rows: Sequence[Row], holds: Callable[[Row], bool], number: int = NUM_EPOCHS) -> bool:

@@ -16,7 +16,7 @@ from mmcoke.engine.batch_size import batch_size
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
-from .cluster_monitor_hook import STATS, add_lines, forget_epochs
+from .cluster_monitor_hook import STATS, add_lines, forget_epochs, labelers_of
 from .coke_hook import curve_names
 from .labeler_hook import configured_lr
 
@@ -39,18 +39,18 @@ class AdviserHook(Hook):
     priority = 'LOW'  # behind the monitor, ahead of the checkpoint
 
     def before_train(self, runner: Runner) -> None:
-        if not is_main_process():
+        self._history: dict[str, list[Row]] = defaultdict(list)
+        if not (is_main_process() and labelers_of(runner)):
             return
         work_dir = Path(runner.work_dir)
         self._rows, self._advice = Lines(work_dir / STATS), work_dir / ADVICE
         self._facts = facts_of(runner)
         forget_epochs(self._advice, after=runner.epoch or -1)  # a new run knows nothing of others
         self._said = Lines(self._advice).new()
-        self._history: dict[str, list[Row]] = defaultdict(list)
         self._say(runner, advice_before(self._facts), 0)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if not is_main_process():
+        if not (is_main_process() and labelers_of(runner)):
             return
         for row in self._rows.new():
             self._history[row['clustering']].append(row)
@@ -90,7 +90,7 @@ class Lines:
 def facts_of(runner: Runner) -> Facts:
     """What the rules need to know of a run whose labelers are made."""
     model, images = unwrap(runner.model), batch_size(runner)
-    labelers = list(model.labelers)
+    labelers = labelers_of(runner)
     names = curve_names(labelers, type(model).__name__.lower())
     facts = Facts(
         method=type(model).__name__,
@@ -102,6 +102,7 @@ def facts_of(runner: Runner) -> Facts:
         num_normalized=num_normalized(model, images.per_process, images.num_processes),
         lr=configured_lr(runner),
         max_epochs=runner.max_epochs,
+        other_epochs=getattr(model.head, 'instance_epochs', 0),
     )
     if not getattr(labelers[0], 'lower_bound', 0):
         return facts

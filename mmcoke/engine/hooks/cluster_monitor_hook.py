@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from mmcoke.clustering.diagnostics import (
     similarities,
     size_statistics,
     spread,
+    violation,
 )
 from mmcoke.datasets.wrappers import without_repetition
 from mmcoke.engine.loops import taken_up
@@ -71,13 +72,14 @@ class ClusterMonitorHook(Hook):
     priority = 'BELOW_NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        self._before = tables(unwrap(runner.model))
+        self._before = tables(labelers_of(runner))
+        self._noted = False
         self._classes: Tensor | None = None
         if is_main_process():
             forget_epochs(Path(runner.work_dir) / STATS, after=runner.epoch)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        labelers, known = unwrap(runner.model).labelers, not taken_up(runner)
+        labelers, known = labelers_of(runner), not taken_up(runner)
         # Of an epoch that an earlier run began, duals and labels at its start are not known.
         self._streams = [Stream(labeler, known) for labeler in labelers]
         if not known:
@@ -92,10 +94,10 @@ class ClusterMonitorHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Keep what the last iterations saw; a CUDA graph overwrites it with each replay."""
-        x_nD, idx_n = unwrap(runner.model).seen
+        seen = getattr(unwrap(runner.model), 'seen', None)
         num_left = len(runner.train_dataloader) - 1 - batch_idx
-        if is_main_process() and num_left * len(idx_n) < NUM_FEATURES:
-            self._seen.append((x_nD.clone(), idx_n.clone()))
+        if seen is not None and is_main_process() and num_left * len(seen[1]) < NUM_FEATURES:
+            self._seen.append(tuple(x.clone() for x in seen))
         if not num_left:
             for stream in self._streams:
                 stream.end()
@@ -104,7 +106,10 @@ class ClusterMonitorHook(Hook):
         if not is_main_process():
             return
         model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
-        after, centers = tables(model), centers_of(model)
+        self._note_what_is_missing(runner)
+        if not labelers_of(runner):
+            return
+        after, centers = tables(model.labelers), centers_of(model)
         features = {}
         if self._seen:  # not where a run is resumed behind the last iteration of an epoch
             x_ND, idx_N = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
@@ -127,6 +132,17 @@ class ClusterMonitorHook(Hook):
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)
 
+    def _note_what_is_missing(self, runner: Runner) -> None:
+        """Once, of an algorithm that does not tell all that a hook can look at."""
+        model, missing = unwrap(runner.model), None
+        if not labelers_of(runner):
+            missing = 'labelers, so no clustering'
+        elif getattr(model, 'seen', None) is None and not taken_up(runner):
+            missing = 'features of its last step in `seen`, so none'
+        if missing and not self._noted:
+            runner.logger.info(f'{type(model).__name__} has no {missing} is measured.')
+            self._noted = True
+
     def class_scores(self, dataset: Dataset, label_A: Tensor) -> dict[str, float]:
         """Agreement with the labels of the data set, of the images that have a label in both."""
         if self._classes is None:
@@ -138,6 +154,11 @@ class ClusterMonitorHook(Hook):
 
 
 # ---- what is looked at
+
+
+def labelers_of(runner: Runner) -> list[nn.Module]:
+    """Of each clustering; none of a model that has no labelers."""
+    return list(getattr(unwrap(runner.model), 'labelers', ()))
 
 
 class Stream:
@@ -168,13 +189,12 @@ class Stream:
         if self.dual() is None:
             return {}
         found = dual_statistics(self.after_K, self.before_K, self.labeler.dual_lr, num_steps)
-        violation = size_statistics(self.size_K, self.labeler.lower_bound)['violation']
-        return found | dict(violation=violation)
+        return found | dict(violation=violation(self.size_K, self.labeler.lower_bound))
 
 
-def tables(model: nn.Module) -> list[Tensor]:
+def tables(labelers: Iterable[nn.Module]) -> list[Tensor]:
     """The newest label of each image (A,), a copy, of each clustering."""
-    return [getattr(one, 'newest', one.labels).label.clone() for one in model.labelers]
+    return [getattr(one, 'newest', one.labels).label.clone() for one in labelers]
 
 
 def centers_of(model: nn.Module) -> list[Tensor | None]:
