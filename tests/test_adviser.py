@@ -3,7 +3,9 @@
 import json
 import math
 import signal
+from pathlib import Path
 
+import numpy as np
 import pytest
 import spy_hook  # noqa: F401 (SignalHook)
 import torch
@@ -12,7 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
 from torch.nn.functional import normalize
 
-from mmcoke.engine.advice import Facts, advice_after, chance_nmi, gain
+from mmcoke.engine.advice import Facts, advice_after, advice_before, chance_nmi, gain
 from mmcoke.engine.hooks.adviser_hook import ADVICE
 from mmcoke.engine.hooks.cluster_monitor_hook import STATS
 from mmcoke.engine.launch import train
@@ -190,6 +192,14 @@ def test_a_loss_that_is_not_finite_ends_with_the_setting_to_change(tmp_path):
         advice_of(cfg, tmp_path, 2, **{LR: 1e30})
 
 
+@pytest.mark.parametrize('off', [['adviser'], ['cluster_monitor'], ['adviser', 'cluster_monitor']])
+def test_adviser_and_monitor_are_turned_off_as_the_docs_say(off, tmp_path):
+    options = options_in(' '.join(f'default_hooks.{name}=None' for name in off))
+    advice_of(tiny('coke', num_images=64), tmp_path, 1, **{NUM_CLUSTERS: [8, 16]}, **options)
+    assert (tmp_path / ADVICE).exists() == ('adviser' not in off)
+    assert (tmp_path / STATS).exists() == ('cluster_monitor' not in off)
+
+
 def test_a_model_without_clusterings_is_trained_without_monitor_and_advice(tmp_path):
     cfg = tiny('coke', tmp_path, num_images=64)
     cfg.model = dict(
@@ -198,6 +208,7 @@ def test_a_model_without_clusterings_is_trained_without_monitor_and_advice(tmp_p
         backbone=cfg.model.backbone,
     )
     cfg.custom_hooks = []
+    del cfg.default_hooks.replica_check
     cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
     train(cfg)
     assert not (tmp_path / ADVICE).exists() and not (tmp_path / STATS).exists()
@@ -265,7 +276,8 @@ def rows(number, **numbers):
     )
     healthy |= dict(positive_duals=0.5, max_dual=0.3, feature_std=0.9, effective_rank=90.0)
     healthy |= dict(changed=0.5, nmi=0.8, loss=6.0, lr=0.8)
-    return {name: [healthy | numbers] * number for name in FACTS.num_clusters}
+    one = [dict(epoch=epoch + 1) | healthy | numbers for epoch in range(number)]
+    return dict.fromkeys(FACTS.num_clusters, one)
 
 
 def test_rates_are_those_of_the_batch_that_the_config_names():
@@ -299,6 +311,54 @@ def test_one_of_the_settings_of_a_method_is_named():
 
 def test_healthy_numbers_give_no_advice():
     assert advice_after(FACTS, rows(1000)) == {}
+
+
+HEALTHY = Path(__file__).with_name('golden') / 'healthy_runs.npz'
+"""Numbers of all epochs of the digits recipes, run by themselves; see the README beside it."""
+
+
+def recorded_runs():
+    """Of each recipe, the rows (E, keys) of each clustering, by its name."""
+    runs = {}
+    with np.load(HEALTHY) as file:
+        for name in sorted(set(file) - {'keys'}):
+            recipe, clustering = name.split(':')
+            runs.setdefault(recipe, {})[clustering] = file[name]
+        return file['keys'].tolist(), runs
+
+
+def facts_of_recipe(recipe, clusterings):
+    (path,) = CONFIGS.glob(f'*/{recipe}.py')
+    cfg = Config.fromfile(path)
+    settings = cfg.model.clustering
+    duals = dict(dual_lr=settings.dual_lr) if 'dual_lr' in settings else {}
+    return FACTS._replace(
+        method=cfg.model.type,
+        clustering=settings,
+        num_clusters={name: int(name.split('/')[1]) for name in clusterings},
+        num_images=1257,
+        num_processes=1,
+        lr=cfg.optim_wrapper.optimizer.lr,
+        max_epochs=cfg.train_cfg.max_epochs,
+        **dict(dual_lr=None, min_ratio=settings.get('min_ratio', 0.4)) | duals,
+    )
+
+
+@pytest.mark.parametrize('recipe', recorded_runs()[1])
+def test_no_epoch_of_a_healthy_run_gives_advice(recipe):
+    keys, runs = recorded_runs()
+    facts = facts_of_recipe(recipe, runs[recipe])
+    history = {
+        name: [dict(zip(keys, row, strict=True)) for row in table.tolist()]
+        for name, table in runs[recipe].items()
+    }
+    history = {
+        name: [{key: x for key, x in row.items() if not math.isnan(x)} for row in table]
+        for name, table in history.items()
+    }
+    assert advice_before(facts) == {}
+    for epochs in range(1, len(next(iter(history.values()))) + 1):
+        assert advice_after(facts, {k: table[:epochs] for k, table in history.items()}) == {}
 
 
 def test_labels_that_have_nothing_in_common_are_recognized():
