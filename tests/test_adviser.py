@@ -127,7 +127,7 @@ def test_what_is_known_before_training_is_on_the_screen_though_the_run_is_quiet(
     assert said == [
         'coke/16: 16 clusters for 64 images, 4.0 in each on average. So few have little in common '
         'but chance: clusters tell images apart, not kinds. Take 25 images per cluster or more. '
-        '(--cfg-options model.clustering.num_clusters=[2,2] model.clustering.dual_lr=0.062)'
+        "(--cfg-options 'model.clustering.num_clusters=[2,2]' model.clustering.dual_lr=0.062)"
     ]
 
 

@@ -8,6 +8,7 @@ and most rules want to see the same thing for several epochs. docs/monitor.md ha
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from shlex import quote
 from typing import NamedTuple
 
 Row = Mapping[str, float]
@@ -52,7 +53,8 @@ class Advice(NamedTuple):
 
     def __str__(self) -> str:
         where = f'{self.clustering}: ' if self.clustering else ''
-        return f'{where}{self.saw}. {self.why} {self.advice} (--cfg-options {self.setting})'
+        options = ' '.join(map(quote, self.setting.split()))  # some shells read [] themselves
+        return f'{where}{self.saw}. {self.why} {self.advice} (--cfg-options {options})'
 
 
 class Facts(NamedTuple):
