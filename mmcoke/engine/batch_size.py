@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -62,6 +63,11 @@ class AccumulationAwareRunner(Runner):
         if self.cfg.get('quiet'):
             quieten(logger)
         return logger
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """See mmengine's. None turns off each hook, not only those that mmengine knows."""
+        hooks = {name: Hook() if hook is None else hook for name, hook in (hooks or {}).items()}
+        super().register_default_hooks(hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine's. Before, because the buckets of gradients take the order over."""
