@@ -51,7 +51,7 @@ ENGINE = ('mmpretrain.engine', 'mmcoke.engine')
 DATA = ('mmpretrain.datasets', 'mmcoke.datasets')
 MODEL = ('mmpretrain.models', 'mmcoke.models', 'mmcoke.weights')
 EVALUATION = ('mmpretrain.evaluation', 'mmcoke.evaluation')
-VISUALIZATION = ('mmpretrain.visualization',)
+VISUALIZATION = ('mmpretrain.visualization', 'mmcoke.engine')
 
 
 RUNNERS = _child('RUNNERS', *ENGINE)

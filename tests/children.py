@@ -29,6 +29,7 @@ NEEDED = (
     'matplotlib.backends.backend_agg',
     'sklearn.datasets',
     'sklearn.metrics',
+    'torch.utils.tensorboard',
 )
 """What a training imports when it begins."""
 

@@ -1,8 +1,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler, OnlineConstrainedKMeans
@@ -199,3 +201,55 @@ def test_labels_that_are_no_clusters_change_nothing(label, message):
     with pytest.raises(ValueError, match=r'\(N, 4\)'):
         kmeans.assign(torch.eye(3))
     assert all(torch.equal(value, before[name]) for name, value in kmeans.state_dict().items())
+
+
+def best_similarity(similarity_AK, bound):
+    """Mean similarity of the best assignment with at least this share in each cluster."""
+    number, num_clusters = similarity_AK.shape
+    found = linprog(
+        -similarity_AK.ravel(),
+        A_eq=np.kron(np.eye(number), np.ones((1, num_clusters))),
+        b_eq=np.ones(number),
+        A_ub=-np.kron(np.ones((1, number)), np.eye(num_clusters)),
+        b_ub=[-bound * number] * num_clusters,
+    )
+    return -found.fun / number
+
+
+def passes_with_fixed_centers(x, steps, num_passes, batch=20, seed=0):
+    """Mean similarity and sizes of each pass, of centers that the labels hardly suit."""
+    kmeans = OnlineConstrainedKMeans(6, 8, min_ratio=0.8, average_from_epoch=0, seed=3)
+    kmeans.set_epoch(0)  # of stage 2: its centers stay until it is ended
+    generator, found = torch.Generator().manual_seed(seed), []
+    for _ in range(num_passes):
+        label = torch.empty(len(x), dtype=torch.int64)
+        for rows in torch.randperm(len(x), generator=generator).split(batch):
+            kmeans.dual_lr = next(steps)
+            label[rows] = kmeans.assign(x[rows])
+            kmeans.update(x[rows], label[rows])
+        similarity = (x * kmeans.centers[label]).sum(1).mean().item()
+        found.append((similarity, torch.bincount(label, minlength=6) / len(x)))
+    return found, kmeans.centers
+
+
+def test_with_fixed_centers_and_falling_steps_labels_approach_the_best_that_hold_the_bound():
+    """docs/theory.md; exact by linear programming."""
+    x = stream()[:300]
+    steps = (1.0 / t**0.5 for t in itertools.count(1))
+    found, centers = passes_with_fixed_centers(x, steps, 60)
+    similarity = (x @ centers.T).double().numpy()
+    best, nearest = best_similarity(similarity, 0.8 / 6), similarity.max(1).mean()
+    missing = [(0.8 / 6 - share).clamp(min=0).sum().item() for _, share in found]
+    assert nearest - best > 0.01  # the bound matters
+    assert missing[-1] < 0.02 < 0.05 < missing[0]
+    assert abs(found[-1][0] - best) < 0.05 * (nearest - best)
+
+
+def test_a_constant_step_leaves_a_gap_that_grows_with_it():
+    x = stream()[:300]
+    similarities = []
+    for step in (0.1, 3.0):
+        found, centers = passes_with_fixed_centers(x, itertools.repeat(step), 40)
+        similarities.append(np.mean([similarity for similarity, _ in found[20:]]))
+    best = best_similarity((x @ centers.T).double().numpy(), 0.8 / 6)
+    assert best - similarities[0] < 0.1 * (best - similarities[1])

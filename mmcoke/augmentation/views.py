@@ -54,11 +54,14 @@ class View(nn.Module):
         """Random numbers that an image needs."""
         return sum(operation.num_draws for operation in self.operations)
 
-    def forward(self, images: Tensor, key_n: Tensor) -> Tensor:
-        """Views of images (n, C, h, w) in [0, 1], with a key for each: see ``random.view_keys``."""
+    def forward(self, images: Tensor, key_n: Tensor | None) -> Tensor:
+        """Views of images (n, C, h, w) in [0, 1], with a key for each: see ``random.view_keys``.
+
+        None will do for keys where no number is drawn.
+        """
         draws = [operation.num_draws for operation in self.operations]
-        u = uniforms(key_n, sum(draws)).split(draws, dim=1)
-        for operation, u_of_it in zip(self.operations, u, strict=True):
+        u = uniforms(key_n, sum(draws)) if any(draws) else images.new_empty(len(images), 0)
+        for operation, u_of_it in zip(self.operations, u.split(draws, dim=1), strict=True):
             images = operation(images, u_of_it)
         return images
 

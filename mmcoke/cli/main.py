@@ -14,7 +14,9 @@ from .parser import Parser, add_commands, fill
 
 COMMANDS = (
     'train',
+    'browse',
     'sort',
+    'suggest-k',
     'features',
     'evaluate',
     'gallery',

@@ -13,6 +13,16 @@ LEAST = dict(batch_size=1, num_workers=0, size=1, k=1, restarts=1, num_clusters=
 """Smallest values of arguments, of whichever command."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the longest name of a command, whose indent argparse forgets."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            length = self._current_indent + len(self._format_action_invocation(command))
+            self._action_max_length = max(self._action_max_length, length)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says what a misspelt command or option should have been.
 
@@ -21,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options) -> None:
-        options.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        options.setdefault('formatter_class', HelpFormatter)
         super().__init__(**options)
         self.add_argument(
             '--debug',

@@ -222,9 +222,8 @@ def start(
                 merge_options(cfg, options)
             else:
                 refuse_used(out)
-                images = look_at(folder, names, console)
-                settings = choose_settings(images, this_machine(), chosen)
-                cfg = folder_config(folder, settings, config, start_from, seed)
+                recipe = dict(config=config, start_from=start_from, seed=seed)
+                cfg, settings = chosen_config(folder, names, chosen, console, **recipe)
                 unused = OF_OUR_RECIPE if config else NETWORK if start_from else ()
                 show_settings(cfg, settings, unused, console)
                 merge_options(cfg, options)
@@ -363,6 +362,28 @@ def refuse_used(out: Path) -> None:
             f'{shown(out)} holds a run already ({saved[0].name}), which would be overwritten. Go '
             'on with it by the same command and --resume, or give another folder with --out.'
         )
+
+
+def chosen_config(
+    folder: Path,
+    names: Sequence[str],
+    chosen: Mapping[str, Any],
+    console: Console,
+    *,
+    config: str | Path | None = None,
+    start_from: str | Path | None = None,
+    seed: int = 0,
+) -> tuple[Config, dict[str, Setting]]:
+    """The config that follows from the images in a folder, and its settings with their reasons.
+
+    Args:
+        folder: of the images.
+        names: of all images, see :func:`listed`.
+        chosen, config, start_from, seed: see :func:`start`.
+    """
+    images = look_at(folder, names, console)
+    settings = choose_settings(images, this_machine(), chosen)
+    return folder_config(folder, settings, config, start_from, seed), settings
 
 
 def folder_config(

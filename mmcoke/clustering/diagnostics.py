@@ -45,7 +45,6 @@ def size_statistics(size_K: Tensor, lower_bound: float = 0.0) -> dict[str, Tenso
     share_K = size_K / size_K.sum().clamp(min=1)
     entropy = -torch.special.xlogy(share_K, share_K).sum()
     low, middle, high = size_K.quantile(torch.tensor(QUANTILES, dtype=size_K.dtype).to(size_K))
-    missing_K = (lower_bound - share_K).clamp(min=0)
     return dict(
         min_size=size_K.min(),
         q10_size=low,
@@ -55,8 +54,8 @@ def size_statistics(size_K: Tensor, lower_bound: float = 0.0) -> dict[str, Tenso
         entropy=entropy,
         perplexity=entropy.exp(),
         num_empty=(size_K == 0).sum(),
-        num_small=(missing_K > 0).sum(),
-        violation=missing_K.sum(),
+        num_small=(share_K < lower_bound).sum(),
+        violation=violation(size_K, lower_bound),
     )
 
 
@@ -71,6 +70,13 @@ def size_counts(size_K: Tensor) -> list[int]:
     ends = torch.tensor(SIZE_BINS, device=size_K.device)
     bin_K = torch.bucketize(size_K.long(), ends, right=True) - 1
     return torch.bincount(bin_K).tolist()
+
+
+@torch.no_grad()
+def violation(size_K: Tensor, lower_bound: float) -> Tensor:
+    """``violation`` of :func:`size_statistics`."""
+    share_K = size_K.double() / size_K.sum().clamp(min=1)
+    return (lower_bound - share_K).clamp(min=0).sum()
 
 
 @torch.no_grad()

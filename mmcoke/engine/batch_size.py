@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -48,12 +49,6 @@ def batch_size(runner: Runner, optim_wrapper: OptimWrapper | None = None) -> Bat
     )
 
 
-OF_MMENGINE = {
-    *('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
-}
-"""Default hooks that mmengine has whatever the config says, but for None."""
-
-
 class AccumulationAwareRunner(Runner):
     """mmengine's runner; ``auto_scale_lr`` counts the images of an optimizer step.
 
@@ -69,13 +64,10 @@ class AccumulationAwareRunner(Runner):
             quieten(logger)
         return logger
 
-    def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """See mmengine's. None turns any of them off, also those that mmengine does not have."""
-        hooks = {} if hooks is None else hooks
-        kept = {
-            name: hook for name, hook in hooks.items() if hook is not None or name in OF_MMENGINE
-        }
-        super().register_default_hooks(kept)
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """See mmengine's. None turns off each hook, not only those that mmengine knows."""
+        hooks = {name: Hook() if hook is None else hook for name, hook in (hooks or {}).items()}
+        super().register_default_hooks(hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine's. Before, because the buckets of gradients take the order over."""

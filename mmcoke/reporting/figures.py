@@ -126,6 +126,11 @@ def drawn(figure: Figure) -> str:
     return stream.getvalue()
 
 
+def as_svg(figure: Figure, alt: str = 'Chart') -> str:
+    """The figure as an inline SVG element; see :func:`inline`."""
+    return inline(drawn(figure), alt)
+
+
 def inline(text: str, alt: str) -> str:
     """The text of an SVG file as an element of a page, in the colours around it."""
     text = text[text.index('<svg') :].replace(INK, 'currentColor')

@@ -8,11 +8,11 @@
 # Differs from the published code: images are normalized by the deviations of their pixels, as in
 # the recipe of CoKe, and the last, incomplete batch of an epoch is left out.
 #
-# Hardware: 1 GPU; the images lie on it, and each step is one CUDA graph. Time: 1.94 s an epoch on an
-# H200 with model.joint_views=True. Expected: not measured in full; 310 epochs with joint views gave,
-# on test images, clusters 0.878, NMI 0.791, ARI 0.771, kNN 0.913 (docs/cifar10.md). Reported for
-# ResNet-18 with the authors' recipe, by the DCBoost paper (not run by this project), on training
-# images: clusters 0.930, NMI 0.861, ARI 0.857.
+# Hardware: 1 GPU; the images lie on it, and each step is one CUDA graph. Time: 1.94 s an epoch on
+# an H200 with model.joint_views=True. Expected: not measured in full; 310 epochs with joint views
+# gave, on test images, clusters 0.878, NMI 0.791, ARI 0.771, kNN 0.913 (docs/cifar10.md). Reported
+# for ResNet-18 with the authors' recipe, by the DCBoost paper (not run by this project), on
+# training images: clusters 0.930, NMI 0.861, ARI 0.857.
 _base_ = [
     '../_base_/models/coke_r18_cifar.py',
     '../_base_/datasets/cifar10_2view.py',

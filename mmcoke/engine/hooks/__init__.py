@@ -1,3 +1,4 @@
+from .adviser_hook import AdviserHook
 from .checkpoint_hook import CheckpointHook
 from .cluster_monitor_hook import ClusterMonitorHook
 from .coke_hook import CoKeHook
@@ -20,6 +21,7 @@ from .skip_unreadable_hook import SkipUnreadableHook
 from .swav_hook import SwAVHook
 
 __all__ = [
+    'AdviserHook',
     'CheckpointHook',
     'ClusterMonitorHook',
     'CoKeHook',

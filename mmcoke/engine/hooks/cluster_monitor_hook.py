@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from mmcoke.clustering.diagnostics import (
     size_counts,
     size_statistics,
     spread,
+    violation,
 )
 from mmcoke.datasets.wrappers import without_repetition
 from mmcoke.engine.loops import taken_up
@@ -63,19 +64,21 @@ class ClusterMonitorHook(Hook):
     - where there are centers, :func:`~mmcoke.clustering.diagnostics.similarities`;
     - :func:`~mmcoke.clustering.diagnostics.spread` of the features;
     - where the data set has labels, which training never sees, ``class_acc``, ``class_nmi`` and
-      ``class_ari``: see :func:`~mmcoke.evaluation.clustering_scores`.
+      ``class_ari``: see :func:`~mmcoke.evaluation.clustering_scores`;
+    - to the lines alone, ``loss``, the mean over the epoch, and ``lr`` at its end.
     """
 
     priority = 'BELOW_NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        self._before = tables(unwrap(runner.model))
+        self._before = tables(labelers_of(runner))
+        self._noted = False
         self._classes: Tensor | None = None
         if is_main_process():
             forget_epochs(Path(runner.work_dir) / STATS, after=runner.epoch)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        labelers, known = unwrap(runner.model).labelers, not taken_up(runner)
+        labelers, known = labelers_of(runner), not taken_up(runner)
         # Of an epoch that an earlier run began, duals and labels at its start are not known.
         self._streams = [Stream(labeler, known) for labeler in labelers]
         if not known:
@@ -90,10 +93,10 @@ class ClusterMonitorHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Keep what the last iterations saw; a CUDA graph overwrites it with each replay."""
-        x_nD, idx_n = unwrap(runner.model).seen
+        seen = getattr(unwrap(runner.model), 'seen', None)
         num_left = len(runner.train_dataloader) - 1 - batch_idx
-        if is_main_process() and num_left * len(idx_n) < NUM_FEATURES:
-            self._seen.append((x_nD.clone(), idx_n.clone()))
+        if seen is not None and is_main_process() and num_left * len(seen[1]) < NUM_FEATURES:
+            self._seen.append(tuple(x.clone() for x in seen))
         if not num_left:
             for stream in self._streams:
                 stream.end()
@@ -102,11 +105,15 @@ class ClusterMonitorHook(Hook):
         if not is_main_process():
             return
         model, dataset = unwrap(runner.model), runner.train_dataloader.dataset
-        after, centers = tables(model), centers_of(model)
+        self._note_what_is_missing(runner)
+        if not labelers_of(runner):
+            return
+        after, centers = tables(model.labelers), centers_of(model)
         features = {}
         if self._seen:  # not where a run is resumed behind the last iteration of an epoch
             x_ND, idx_N = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
             features = spread(x_ND)
+        training = dict(loss=cluster_loss(runner), lr=learning_rate(runner))
         names, lines = curve_names(model.labelers, type(model).__name__.lower()), []
         for h, (name, labeler) in enumerate(zip(names, model.labelers, strict=True)):
             size_K = labeler.sizes()
@@ -121,10 +128,21 @@ class ClusterMonitorHook(Hook):
             numbers |= self.class_scores(dataset, after[h])
             bound = getattr(labeler, 'lower_bound', 0.0) * float(size_K.sum())
             more = dict(size_bound=bound, size_counts=size_counts(size_K))
-            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers | more)
+            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers | training | more)
             say(runner, name, len(size_K), numbers)
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)
+
+    def _note_what_is_missing(self, runner: Runner) -> None:
+        """Once, of an algorithm that does not tell all that a hook can look at."""
+        model, missing = unwrap(runner.model), None
+        if not labelers_of(runner):
+            missing = 'labelers, so no clustering'
+        elif getattr(model, 'seen', None) is None and not taken_up(runner):
+            missing = 'features of its last step in `seen`, so none'
+        if missing and not self._noted:
+            runner.logger.info(f'{type(model).__name__} has no {missing} is measured.')
+            self._noted = True
 
     def class_scores(self, dataset: Dataset, label_A: Tensor) -> dict[str, float]:
         """Agreement with the labels of the data set, of the images that have a label in both."""
@@ -137,6 +155,11 @@ class ClusterMonitorHook(Hook):
 
 
 # ---- what is looked at
+
+
+def labelers_of(runner: Runner) -> list[nn.Module]:
+    """Of each clustering; none of a model that has no labelers."""
+    return list(getattr(unwrap(runner.model), 'labelers', ()))
 
 
 class Stream:
@@ -167,13 +190,12 @@ class Stream:
         if self.dual() is None:
             return {}
         found = dual_statistics(self.after_K, self.before_K, self.labeler.dual_lr, num_steps)
-        violation = size_statistics(self.size_K, self.labeler.lower_bound)['violation']
-        return found | dict(violation=violation)
+        return found | dict(violation=violation(self.size_K, self.labeler.lower_bound))
 
 
-def tables(model: nn.Module) -> list[Tensor]:
+def tables(labelers: Iterable[nn.Module]) -> list[Tensor]:
     """The newest label of each image (A,), a copy, of each clustering."""
-    return [getattr(one, 'newest', one.labels).label.clone() for one in model.labelers]
+    return [getattr(one, 'newest', one.labels).label.clone() for one in labelers]
 
 
 def centers_of(model: nn.Module) -> list[Tensor | None]:
@@ -228,6 +250,18 @@ def both(first_A: Tensor, second_A: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Labels of the images that have both."""
     has_both = (first_A != UNASSIGNED) & (second_A != UNASSIGNED)
     return first_A[has_both].cpu().numpy(), second_A[has_both].cpu().numpy()
+
+
+def cluster_loss(runner: Runner) -> float:
+    """Mean of the loss over the epoch; where others are added, of the part about clusters."""
+    scalars = runner.message_hub.log_scalars
+    name = 'train/clusters' if 'train/clusters' in scalars else 'train/loss'
+    return float(scalars[name].mean(len(runner.train_dataloader)))
+
+
+def learning_rate(runner: Runner) -> float:
+    """The highest of the optimizer's, at the end of the epoch."""
+    return max(rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates)
 
 
 # ---- where it goes

@@ -17,6 +17,7 @@ from mmcoke.datasets import ClusterUniformSampler, TruncatedSampler
 from mmcoke.datasets.identity import KEYS, sample_keys
 from mmcoke.datasets.seeded_pipeline import kept_random_state
 from mmcoke.datasets.wrappers import sample_rows, without_repetition
+from mmcoke.engine.advice import lower_lr
 from mmcoke.engine.carried_labels import TABLE, carry_rows, rows_in
 from mmcoke.engine.loops import EpochLoop
 from mmcoke.engine.model_wrappers import unwrap
@@ -117,7 +118,8 @@ class LabelerHook(Hook):
             if not math.isfinite(loss):
                 raise ValueError(
                     f'The loss is {loss} in epoch {runner.epoch + 1}, iteration {number}. Lower '
-                    'the learning rate or check the images, then resume from the last checkpoint.'
+                    f'the learning rate (--cfg-options {lower_lr(configured_lr(runner))}) or check '
+                    'the images, then resume from the last checkpoint.'
                 )
 
     def log_epoch(self, runner: Runner, epoch: int, name: str, scalars: dict[str, float]) -> None:
@@ -135,6 +137,13 @@ class LabelerHook(Hook):
         runner.message_hub.update_info(EPOCH_NUMBERS, known | {name: scalars}, resumed=False)
         numbers = ', '.join(f'{key} {value:g}' for key, value in scalars.items())
         runner.logger.info(f'Epoch [{epoch}] {name}: {numbers}')
+
+
+def configured_lr(runner: Runner) -> float:
+    """The learning rate in the config; without a config, of the optimizer."""
+    optimizer = (runner.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    groups = runner.optim_wrapper.param_groups
+    return optimizer.get('lr', max(group.get('initial_lr', group['lr']) for group in groups))
 
 
 def mean_loss(runner: Runner) -> float:
