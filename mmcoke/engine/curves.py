@@ -16,7 +16,7 @@ __all__ = ['TensorboardVisBackend']
 class TensorboardVisBackend(Mmengines):
     """mmengine's, which writes an event for each number; this one writes one for each step.
 
-    TensorBoard shows the same, and the numbers of a clustering take a twentieth of the time.
+    TensorBoard shows the same, in less time.
     """
 
     @force_init_env
