@@ -25,6 +25,7 @@ PIL = CONFIGS / '_base_/datasets/imagenet_coke_pil.py'
 
 def recipe(args: argparse.Namespace, pipeline: str, seed: int, work_dir: str) -> Config:
     cfg = Config.fromfile(RECIPE)
+    cfg.default_hooks.pop('report', None)  # its time is not that of training
     if pipeline == 'published':
         published = Config.fromfile(PIL)
         cfg.train_dataloader.dataset.pipeline = published.train_pipeline

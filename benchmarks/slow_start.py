@@ -195,6 +195,7 @@ def run(views: int, options: dict, seed: int, epochs: int) -> dict:
     """One training: what each epoch was like, and CPU seconds."""
     options = dict(options)
     cfg = Config.fromfile(RECIPES / VIEWS[views])
+    cfg.default_hooks.pop('report', None)  # its time is not that of training
     set_epochs(cfg, epochs)
     zero, first = options.pop('zero', 1), options.pop('kmeans', False)
     cfg.param_scheduler[0].update(zero=zero, warmup=1)  # the published 10 of 150 ... 1000 epochs

@@ -175,6 +175,7 @@ def config(name: str, args: argparse.Namespace, sources: dict) -> Config:
     cfg.resume, cfg.log_level = bool(saved_checkpoints(args.work_dir / name)), 'ERROR'
     cfg.randomness.seed = args.seed
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
+    cfg.default_hooks.pop('report', None)  # its time is not that of training
     cfg.train_dataloader.dataset.source = sources['train']
     probe = dict(knn_probe(cfg, sources, 1), type='StartKNNHook', wall=args.wall)
     cfg.custom_hooks.append(probe)

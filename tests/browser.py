@@ -15,7 +15,7 @@ SWITCHES = (
     *('--headless=new', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--no-first-run'),
     *('--disable-background-networking', '--remote-debugging-pipe'),
 )
-KEYS = dict(ArrowLeft=37, ArrowRight=39, Escape=27)
+KEYS = dict(ArrowLeft=37, ArrowRight=39, Escape=27, Tab=9, Enter=13)
 
 
 class Browser:
@@ -107,6 +107,7 @@ class Browser:
     def press(self, key):
         for kind in ('keyDown', 'keyUp'):
             options = dict(type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            options |= dict(text='\r') if (key, kind) == ('Enter', 'keyDown') else {}
             self.call('Input.dispatchKeyEvent', **options)
 
     def picture(self, path):

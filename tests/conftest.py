@@ -103,6 +103,7 @@ def tiny(method, work_dir=None, num_images=None):
     """The digits recipe of a method, made tiny; on the first images alone, if told so."""
     cfg = Config.fromfile(DIGITS[method])
     cfg.merge_from_dict(TINY[method] | {'work_dir': str(work_dir)})
+    del cfg.default_hooks.report  # a page takes some seconds
     if num_images is not None:
         cfg.train_dataloader.dataset.indices = num_images
         if method == 'odc':

@@ -45,7 +45,12 @@ def test_a_short_run_writes_numbers_and_a_self_contained_page(quickstart, tmp_pa
 
     page = (tmp_path / 'report.html').read_text()
     HTMLParser().feed(page)
-    assert page.count('<svg') == 2 and page.count('data:image/png;base64,') == 1
+    assert len(re.findall('<img [^>]*src="data:image/png;base64,', page)) == 1
+    for title in ('Loss', 'coke/20', 'coke/24', 'coke/32'):
+        assert f'<figcaption>{title}</figcaption><svg' in page
+    assert f'<code>bash tools/quickstart.sh --work-dir {tmp_path} --cfg-options ' in page
+    best = max(('coke', 'pixels', 'random_init'), key=lambda name: metrics[name]['cluster_acc'])
+    assert f'<td><b>{metrics[best]["cluster_acc"]:.3f}</b></td>' in page
     loaded = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', page)
     assert not loaded, 'the page needs nothing from elsewhere'
 
@@ -105,7 +110,10 @@ def test_all_methods_share_one_table_and_one_page(quickstart, tmp_path):
     trained = ('CoKe', 'SeCu', 'SwAV', 'DeepClusterV2', 'DeepCluster', 'SeLa', 'ODC')
     assert all(name in out for name in (*trained, 'untrained', 'pixels'))
     page = (tmp_path / 'report.html').read_text()
-    assert page.count('<svg') == 14 and page.count('data:image/png;base64,') == 7
+    assert len(re.findall('<img [^>]*src="data:image/png;base64,', page)) == 7
+    loss = re.search('aria-label="(Loss[^"]*)"', page)[1]
+    assert 'CoKe coke: ' in loss and 'DeepCluster deepcluster: ' in loss
+    assert '<th scope="row">SwAV · swav/30</th>' in page
     for name in methods:
         assert (tmp_path / name / 'epoch_2.pth').is_file()
 

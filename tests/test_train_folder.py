@@ -91,7 +91,13 @@ def test_it_ends_with_what_was_learned_and_pages(finished):
     for when in ('before', 'after'):
         assert 0 <= found[when]['found'] <= 1 and 0 <= found[when]['common'] <= 1
     assert found['before'] == json.loads((out / 'start.json').read_text())
-    assert 'neighbours in common' in (out / 'report.html').read_text()
+    report = (out / 'report.html').read_text()
+    assert (
+        f'<td>{found["after"]["common"]:#.4g}</td>' in report and 'neighbours in common' in report
+    )
+    assert 'coke/16' in report and 'Neighbours of some images' in report and '<svg' in report
+    assert 'mmcoke train ' in report[report.index('id="again"') :]
+    assert '--epochs 2' in report[report.index('id="again"') :]  # all that was asked for
     gallery = (out / 'gallery.html').read_text()
     assert NUM_IMAGES / 2 < gallery.count('data:image/jpeg') < NUM_IMAGES
 
@@ -177,7 +183,9 @@ def test_interrupted_and_resumed_by_the_same_command_equals_uninterrupted(
         train(folder, tmp_path / 'parts')
     assert stop.value.code == 130
     said = capfd.readouterr().err
-    command = f'mmcoke train {shlex.quote(str(folder))} --out {tmp_path}/parts --resume'
+    options = [f'{key}={value}' for key, value in SMALL.items()]
+    words = ['mmcoke', 'train', str(folder), '--out', f'{tmp_path}/parts', '--epochs', '2']
+    command = shlex.join([*words, '--cfg-options', *options, '--resume'])
     assert f'go on with:\n  {command}\n' in said
     with pytest.raises(ValueError, match='holds a run already'):
         train(folder, tmp_path / 'parts')

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from mmcoke.datasets import InMemoryImages
 from mmcoke.engine.checkpoint import saved_checkpoints
-from mmcoke.engine.hooks.coke_hook import curve_names
+from mmcoke.engine.interruption import without_resume
 from mmcoke.engine.launch import train
 from mmcoke.evaluation import (
     clustering_scores,
@@ -29,6 +32,9 @@ from mmcoke.evaluation import (
 from mmcoke.files import write_text
 from mmcoke.registry import MODELS
 from mmcoke.reporting import report
+from mmcoke.reporting.report import Picture
+from mmcoke.reporting.results import write_results
+from mmcoke.reporting.runs import read_runs
 
 from .options import merge_options
 
@@ -38,6 +44,12 @@ PROTOCOL = (
     'training split, accuracy on the test split. Clusters: k-means with 10 clusters over all '
     '1,797 images, against the ten digits (Hungarian accuracy, NMI, ARI). No label was used in '
     'pre-training.'
+)
+
+UNTRAINED = dict(random_init='untrained network', pixels='pixels')
+
+CAPTION = (
+    'Random members of the ten clusters that k-means finds in the projections; a row is a cluster.'
 )
 
 UNSEEDED = ('SeLa', 'SwAV')
@@ -75,17 +87,15 @@ def main(args: argparse.Namespace) -> None:
     metrics['train_seconds'] = round(sum(seconds.values()), 1)
 
     names = {name: cfg.model.type for name, cfg in configs.items()}
-    names |= dict(random_init='untrained network', pixels='pixels')
-    path = Path(args.work_dir) / 'report.html'
+    names |= UNTRAINED
+    path = Path(args.work_dir) / report.REPORT
     images = splits['all'].images
-    runs = [
-        describe_run(cfg, models[name], seconds[name], clusters[name], images)
-        for name, cfg in configs.items()
-    ]
-    write_html(path, metrics, names, runs, args, len(splits['train']))
+    pictures = [digit_picture(names[name], images, clusters[name]) for name in models]
+    trained = ', '.join(f'{names[name]} {spent:.0f} s' for name, spent in seconds.items())
+    about = f'{len(splits["train"]):,} images without labels, seed {args.seed}. Trained: {trained}.'
+    write_page(path, args, metrics, names, pictures, about)
     write_text(path.with_name('metrics.json'), json.dumps(metrics, indent=2))
     show(metrics, names, console)
-    trained = ', '.join(f'{names[name]} {spent:.0f} s' for name, spent in seconds.items())
     console.print(f'Trained: {trained}. Numbers: {path.with_name("metrics.json")}')
     console.print(f'Pictures: {path}')
 
@@ -108,6 +118,7 @@ def load_config(args: argparse.Namespace, path: str | Path, work_dir: str | Path
         cfg.model.clustering.seed = args.seed
     cfg.log_level = 'ERROR'  # the progress bar and the table say the rest
     cfg.custom_hooks.append(dict(type='ProgressHook'))
+    cfg.default_hooks.pop('report', None)  # there is one page about all of it, with the scores
     merge_options(cfg, args.cfg_options)
     return cfg
 
@@ -177,37 +188,47 @@ def show(metrics: dict, names: dict[str, str], console: Console) -> None:
     console.print(table)
 
 
-def describe_run(cfg: Config, model: nn.Module, seconds: float, clusters, images) -> dict:
-    """What the page shows of one run."""
-    curves = report.read_scalars(cfg.work_dir)
-    method = cfg.model.type
-    # As for methods with a single clustering.
-    one = isinstance(model.labelers, nn.ModuleList) and method != 'SeLa'
-    names = [method.lower()] if one else curve_names(model.labelers, method.lower())
-    clusterings = [
-        (name, len(labeler.sizes()), getattr(labeler, 'min_size', 0))
-        for name, labeler in zip(names, model.labelers, strict=True)
+def write_page(
+    path: Path,
+    args: argparse.Namespace,
+    metrics: dict,
+    names: dict[str, str],
+    pictures: list[Picture],
+    about: str,
+) -> None:
+    """The table, the curves of all runs beside each other, and pictures of clusters.
+
+    Args:
+        path: of the page.
+        args: of the command.
+        metrics: scores by features, see :func:`evaluate`.
+        names: what these are called; the untrained ones are the last.
+        pictures: of clusters.
+        about: what was trained on, and how long.
+    """
+    trained = list(names)[: -len(UNTRAINED)]
+    folders = [Path(args.work_dir) / name if args.all else Path(args.work_dir) for name in trained]
+    runs = read_runs(folders)
+    runs = [
+        run._replace(name=names[name], results=[]) for run, name in zip(runs, trained, strict=True)
     ]
-    resumed = ' (resumed: the time is of the last part)' if cfg.resume else ''
-    return dict(
-        name=method,
-        summary=f'{cfg.train_cfg.max_epochs} epochs in {seconds:.0f} s{resumed}.',
-        loss_chart=report.loss_chart(curves[f'{method.lower()}/loss']),
-        size_chart=report.size_chart(curves, clusterings),
-        clusters=report.cluster_picture(images, clusters),
+    scores = [dict(features=name) | metrics[key] for key, name in names.items()]
+    write_results(args.work_dir, 'frozen_features', scores, protocol=PROTOCOL)
+    rows = [[name, *(f'{metrics[key][c]:.3f}' for c in COLUMNS)] for key, name in names.items()]
+    columns = ['features', *COLUMNS.values()]
+    table = report.Table('Frozen features', columns, rows, PROTOCOL, best=True)
+    extras = report.Extras(
+        title=f'{", ".join(names[name] for name in trained)} on handwritten digits',
+        summary=about,
+        tables=[table],
+        pictures=pictures,
+        command=shlex.join(['bash', 'tools/quickstart.sh', *without_resume(sys.argv[1:])]),
     )
+    report.write_report(path, runs, extras=extras)
 
 
-def write_html(path: Path, metrics: dict, names: dict, runs: list[dict], args, num: int) -> None:
-    report.write_report(
-        path,
-        title=f'{", ".join(run["name"] for run in runs)} on handwritten digits',
-        summary=f'Pre-trained on {num} images without labels; seed {args.seed}.',
-        columns=COLUMNS,
-        rows=[dict(name=name, scores=metrics[key]) for key, name in names.items()],
-        protocol=PROTOCOL,
-        runs=runs,
-        clusters_caption='Random members of the ten clusters that k-means finds in the '
-        'projections; a row is a cluster.',
-        command=f'bash tools/quickstart.sh{" --all" if args.all else ""}',
-    )
+def digit_picture(name: str, images: np.ndarray, label: np.ndarray) -> Picture:
+    """Members of the clusters of a network, three CSS pixels per pixel."""
+    uri, width = report.cluster_picture(images, label)
+    alt = f'Digits by the cluster that {name} finds them in: ten rows'
+    return Picture(name, uri, 3 * width, alt, CAPTION)

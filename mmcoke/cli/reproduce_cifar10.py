@@ -194,6 +194,7 @@ def run_config(
         set_epochs(cfg, args.epochs)
     epochs, hook = cfg.train_cfg.max_epochs, cfg.default_hooks.checkpoint
     hook.update(interval=min(hook.get('interval', 10), epochs), max_keep_ckpts=1)
+    cfg.default_hooks.pop('report', None)  # its time is not that of training
     cfg.train_dataloader.dataset.update(source=sources['training'], split='all')
     interval = args.knn_every or max(1, epochs // 20)
     cfg.custom_hooks += [knn_probe(cfg, sources, interval), dict(type='ProgressHook')]

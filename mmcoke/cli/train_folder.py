@@ -35,9 +35,10 @@ from mmcoke.engine.folder_settings import (
     check_enough,
     choose_settings,
 )
-from mmcoke.engine.interruption import COMMAND
+from mmcoke.engine.interruption import COMMAND, typed_words, without_resume
 from mmcoke.engine.launch import train as train_config
 from mmcoke.engine.run_length import zero_epochs
+from mmcoke.engine.run_report import size_of_views
 from mmcoke.engine.screen import captured_warnings
 from mmcoke.engine.work_dir import resume_last, taken
 from mmcoke.evaluation.view_agreement import ViewAgreement
@@ -79,6 +80,9 @@ NETWORK = ('stem', 'width')
 
 CHOICES = ('epochs', 'batch_size', 'image_size', 'num_clusters', 'num_workers')
 """Settings with an option of their own."""
+
+TRAIN = ('train', 'train.py')
+"""By which the command is called."""
 
 NUM_LOOKED_AT = 500
 """Images whose sizes are read before a training."""
@@ -152,8 +156,20 @@ def train(
     out = Path(home(os.fspath(out))) if out else default_out(folder)
     given = dict(config=config, start_from=start_from, seed=seed, resume=resume)
     words = ['mmcoke', 'train', os.fspath(folder), '--out', os.fspath(out)]
-    with goes_on_by(words):
+    settings = chosen | dict(config=config, start_from=start_from, seed=seed or None)
+    with goes_on_by([*words, *option_words(settings, options)]):
         return start(folder, out, chosen, options, **given)
+
+
+def option_words(settings: Mapping[str, Any], options: Mapping[str, str]) -> list[str]:
+    """Settings that were given, and those of ``cfg_options``, as options of the command."""
+    words = []
+    for name, value in settings.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            words += [f'--{name.replace("_", "-")}', *map(str, values)]
+    given = [f'{key}={value}' for key, value in options.items()]
+    return [*words, '--cfg-options', *given] if given else words
 
 
 @contextmanager
@@ -244,21 +260,31 @@ def run(cfg: Config, folder: Path, resume: bool | str, console: Console) -> Trai
         count_unreadable(out),
     )
     write_summary(out / 'summary.json', found)
-    write_pages(
-        out,
-        cfg,
-        model,
-        found,
-        title=f'{cfg.model.type} on {shown(folder.resolve().name)}',
-        command=f'mmcoke train {quoted(os.fspath(folder))}',
-        checkpoint=checkpoint,
-        config=config,
-        size=size,
-    )
+    with console.status('Looking at images, for two pages'):
+        notes = write_pages(
+            out,
+            cfg,
+            found,
+            title=f'{cfg.model.type} on {shown(folder.resolve().name)}',
+            command=command_again(),
+            checkpoint=checkpoint,
+            config=config,
+            size=size,
+        )
+    for note in notes:
+        say(console, note)
     show(console, found)
     tell_ending(console, folder, checkpoint, num_epochs(cfg), size)
     pages = (out / 'report.html', out / 'gallery.html')
     return Trained(checkpoint, config, *pages, found)
+
+
+def command_again() -> str:
+    """What was typed, with all options, for another start."""
+    words = without_resume(typed_words())
+    names = [number for number, word in enumerate(words) if Path(word).name in TRAIN]
+    words = ['mmcoke', 'train', *words[names[0] + 1 :]] if names else words
+    return ' '.join(map(quoted, words))
 
 
 def tell_ending(console: Console, folder: Path, checkpoint: Path, epochs: int, size: int) -> None:
@@ -409,6 +435,7 @@ def complete(cfg: Config) -> None:
     cfg.default_hooks.checkpoint.update(
         interval=max(1, cfg.train_cfg.max_epochs // 10), max_keep_ckpts=2
     )
+    cfg.default_hooks.pop('report', None)  # there is one page, with what two views say
     cfg.quiet = True
 
 
@@ -481,12 +508,6 @@ def go_on(cfg: Config, resume: bool | str) -> None:
 def num_epochs(cfg: Config) -> int:
     """Epochs at a learning rate above 0."""
     return cfg.train_cfg.max_epochs - max(map(zero_epochs, cfg.param_scheduler), default=0)
-
-
-def size_of_views(cfg: Config) -> int:
-    """Side of the images that a network was trained on; 224 if the recipe does not say."""
-    first = cfg.train_dataloader.dataset.pipeline[0]
-    return first.views[0].size if first.get('views') else 224
 
 
 # ---- before the first epoch

@@ -3,12 +3,11 @@
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -21,17 +20,18 @@ from torch.utils.data import Dataset
 
 import mmcoke
 from mmcoke.clustering import kmeans
-from mmcoke.datasets import UnreadableImageError, read_image
+from mmcoke.datasets import UnreadableImageError
 from mmcoke.datasets.batches import unlabelled_batch
-from mmcoke.engine.hooks.coke_hook import curve_names
+from mmcoke.engine.run_report import IN_TRAINING, write_run_report
 from mmcoke.evaluation.clusterings import spread_samples
 from mmcoke.evaluation.view_agreement import ViewAgreement, view_agreement
 from mmcoke.features.extraction import averaged
 from mmcoke.features.unreadable import UNREADABLE
 from mmcoke.files import write_text
 from mmcoke.registry import DATASETS
-from mmcoke.reporting import report
 from mmcoke.reporting.gallery import write_gallery
+from mmcoke.reporting.report import REPORT, Extras
+from mmcoke.reporting.results import write_results
 
 SAMPLE = 500
 """Images, drawn at random, on which the network is measured and which the pages show."""
@@ -157,15 +157,18 @@ def count_unreadable(out: Path) -> int:
 # ---- pages
 
 
-def write_pages(out: Path, cfg: Config, model: nn.Module, found: Summary, **names) -> None:
+def write_pages(out: Path, cfg: Config, found: Summary, **names) -> list[str]:
     """``report.html`` and ``gallery.html`` in the folder of a run.
 
     Args:
         out: the folder.
-        cfg, model: of the run.
+        cfg: of the run.
         found: what it has learned.
         **names: ``checkpoint``, ``config`` and ``title`` of the run, ``command`` that repeats it
             and ``size`` of the images.
+
+    Returns:
+        What is missing on the report, a line each.
     """
     photos, label, similarity = clustered(cfg, names['config'], names['checkpoint'], names['size'])
     write_gallery(
@@ -177,40 +180,25 @@ def write_pages(out: Path, cfg: Config, model: nn.Module, found: Summary, **name
         summary=f'{len(photos):,} images in {len(label.unique())} clusters, by k-means of the '
         'features of the trained network. The most typical ones first.',
     )
-    curves = report.read_scalars(out)
-    rows = [dict(name='trained network', scores=found.after._asdict())]
-    if found.before:
-        rows.append(dict(name='before training', scores=found.before._asdict()))
-    report.write_report(
-        out / 'report.html',
-        title=names['title'],
-        summary=f'{len(photos):,} images are shown by cluster in gallery.html, beside this page.',
-        columns=COLUMNS,
-        rows=rows,
-        protocol=PROTOCOL.format(number=len(photos), k=NEIGHBOURS),
-        runs=[charts(cfg, model, curves, photos, label)],
-        clusters_caption='Random members of the clusters that k-means finds in the features of '
-        'the trained network; a row is a cluster.',
-        command=names['command'],
-    )
-
-
-def charts(cfg: Config, model: nn.Module, curves: dict, photos: list[Path], label: Tensor) -> dict:
-    """What the report shows of a run."""
-    method = cfg.model.type
-    names = curve_names(model.labelers, method.lower())
-    names = [name if f'{name}/min_size' in curves else method.lower() for name in names]
-    clusterings = [
-        (name, size.number, size.bound)
-        for name, size in zip(names, clusters_of(model), strict=True)
-        if f'{name}/min_size' in curves
+    networks = {'trained network': found.after, 'before training': found.before}
+    rows = [
+        dict(network=name) | {COLUMNS[key]: share for key, share in one._asdict().items()}
+        for name, one in networks.items()
+        if one is not None
     ]
-    return dict(
-        name=method,
-        summary=f'{cfg.train_cfg.max_epochs} epochs.',
-        loss_chart=report.loss_chart(curves.get(f'{method.lower()}/loss', [])),
-        size_chart=report.size_chart(curves, clusterings) if clusterings else '',
-        clusters=report.cluster_picture(thumbnails(photos), label.numpy(), columns=16),
+    protocol = PROTOCOL.format(number=len(photos), k=NEIGHBOURS)
+    write_results(out, 'two_views', rows, protocol=protocol)
+    return write_run_report(
+        out / REPORT,
+        [out],
+        seconds=IN_TRAINING,
+        thorough=False,
+        extras=Extras(
+            names['title'],
+            f'{cfg.train_cfg.max_epochs} epochs. {len(photos):,} images are shown by clusters of '
+            'their features in gallery.html, beside this page.',
+            command=names['command'],
+        ),
     )
 
 
@@ -234,22 +222,6 @@ def clustered(
     start = spread_samples(x_AD, num_clusters)
     label, centers_KD = kmeans(x_AD, num_clusters, spherical=True, init=start)
     return photos, label, (x_AD * centers_KD[label]).sum(1)
-
-
-def thumbnails(photos: Sequence[Path], side: int = 48) -> np.ndarray:
-    """The middle of each photo, uint8 RGB (A, side, side, 3); grey where it cannot be read."""
-    found = np.full((len(photos), side, side, 3), 200, np.uint8)
-    for row, photo in enumerate(photos):
-        try:
-            image = cv2.cvtColor(read_image(photo), cv2.COLOR_BGR2RGB)
-        except UnreadableImageError:
-            continue
-        height, width = image.shape[:2]
-        least = min(height, width)
-        top, left = (height - least) // 2, (width - least) // 2
-        square = image[top : top + least, left : left + least]
-        found[row] = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
-    return found
 
 
 # ---- on the screen

@@ -4,6 +4,7 @@ Each gives a dict of scalar tensors on the device of its arguments; :func:`float
 at once. They are for the end of an epoch, not for a training step.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,9 @@ from torch.nn.functional import normalize
 from .pseudo_labels import UNASSIGNED
 
 QUANTILES = (0.1, 0.5, 0.9)
+
+SIZE_BINS = [0, *sorted({math.ceil(2 ** (i / 2)) for i in range(60)})]
+"""Lower ends of the bins of :func:`size_counts`: 0, 1, 2, 3, 4, 6, 8, 12, 16, ..."""
 
 
 def floats(scalars: Mapping[str, Tensor]) -> dict[str, float]:
@@ -53,6 +57,19 @@ def size_statistics(size_K: Tensor, lower_bound: float = 0.0) -> dict[str, Tenso
         num_small=(share_K < lower_bound).sum(),
         violation=violation(size_K, lower_bound),
     )
+
+
+@torch.no_grad()
+def size_counts(size_K: Tensor) -> list[int]:
+    """How many clusters have a size in each bin of :data:`SIZE_BINS`, up to the last one that is
+    not empty.
+
+    Args:
+        size_K: samples in each cluster (K,).
+    """
+    ends = torch.tensor(SIZE_BINS, device=size_K.device)
+    bin_K = torch.bucketize(size_K.long(), ends, right=True) - 1
+    return torch.bincount(bin_K).tolist()
 
 
 @torch.no_grad()

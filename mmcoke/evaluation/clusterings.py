@@ -349,7 +349,11 @@ def label_tables(checkpoint: str | Path) -> dict[str, Tensor]:
 
     Raises as :func:`~mmcoke.files.read_checkpoint`.
     """
-    state = weights_of(read_checkpoint(checkpoint), checkpoint)
+    return tables_in(weights_of(read_checkpoint(checkpoint), checkpoint))
+
+
+def tables_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """:func:`label_tables`, of the state of a model."""
     return {match[1]: x for name, x in state.items() if (match := TABLE.fullmatch(name))}
 
 

@@ -107,6 +107,19 @@ def config_images(
             f'{cfg.filename} has no {split}_dataloader, but has those of: {", ".join(found)}. '
             'Choose one, or name a folder of images.'
         )
+    with DefaultScope.overwrite_default_scope('mmcoke'):
+        return plain_images(DATASETS.build(loader.dataset), cfg, network, size=size)
+
+
+def plain_images(
+    dataset: Dataset, cfg: Config, network: FrozenNetwork, *, size: int = 224
+) -> Dataset:
+    """The same images in the same order, without augmentation: see :func:`config_images`.
+
+    Args:
+        dataset: built from the config.
+        cfg, network, size: see there.
+    """
 
     def pipeline(part: Dataset) -> Callable:
         in_memory = 'img' in part.get_data_info(0)
@@ -114,14 +127,19 @@ def config_images(
             return Compose(pipeline_config(cfg.test_dataloader.dataset))
         if in_memory and not is_random(part.pipeline, part.get_data_info(0)):
             return part.pipeline
-        transforms = transforms_of(part)
+        # A training set that leaves out what cannot be read has its loading ones in one.
+        transforms = [
+            inner
+            for one in transforms_of(part)
+            for inner in (one.transforms if isinstance(one, Loading) else [one])
+        ]
         own = Loader(transforms, loading_transforms(transforms, some_records(part)))
         if not transforms and 'img_path' in part.get_data_info(0):
             own = file_loader()
         return Compose(feature_pipeline(network, center_crop(size), own))
 
     with DefaultScope.overwrite_default_scope('mmcoke'):
-        return with_pipelines(DATASETS.build(loader.dataset), pipeline)
+        return with_pipelines(dataset, pipeline)
 
 
 # ---- how images are read

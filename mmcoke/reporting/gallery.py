@@ -1,7 +1,5 @@
 """One self-contained HTML page with photos in sections: clusters, groups, picks."""
 
-import base64
-import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +14,7 @@ from torch import Tensor
 from mmcoke.datasets import read_image
 from mmcoke.messages import shown, some
 
-from .report import write_page
+from .pages import jpeg_uri, write_page
 
 HEIGHT = 120
 """Of a thumbnail, in CSS pixels; it has twice as many, for sharp screens."""
@@ -255,13 +253,6 @@ def thumbnail(path: str | Path) -> Image.Image:
 def thumbnail_uri(path: str | Path) -> str:
     """:func:`thumbnail` as a data URI."""
     return jpeg_uri(thumbnail(path))
-
-
-def jpeg_uri(image: Image.Image) -> str:
-    """An image as a JPEG in a data URI."""
-    stream = io.BytesIO()
-    image.save(stream, 'JPEG', quality=75)
-    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
 
 
 def counted(number: int, what: str) -> str:

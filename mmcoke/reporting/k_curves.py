@@ -10,7 +10,8 @@ from matplotlib.ticker import NullFormatter
 
 from mmcoke.clustering.num_clusters import Scores, Suggestion
 
-from .report import COLOURS, as_svg, write_page
+from .figures import COLOURS, as_svg
+from .pages import write_page
 from .views import save_figure
 
 PANELS = (

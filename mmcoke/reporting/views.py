@@ -10,8 +10,7 @@ from PIL import Image as Picture
 
 from mmcoke.files import write_whole
 
-from .gallery import jpeg_uri
-from .report import png_uri, write_page
+from .pages import jpeg_uri, png_uri, write_page
 
 SMALL = 64
 """Up to this side pixels are shown as they are: enlarged, without loss."""

@@ -5,6 +5,7 @@ default_hooks = dict(
     replica_check=dict(type='ReplicaCheckHook'),
     cluster_monitor=dict(type='ClusterMonitorHook'),
     adviser=dict(type='AdviserHook'),
+    report=dict(type='ReportHook'),
 )
 custom_hooks = [dict(type='CoKeHook')]
 # tensorboard --logdir work_dirs

@@ -1,27 +1,26 @@
-"""A page with the curves of a run, and what was evaluated in its work dir.
+"""A page about training runs: how they went, and what is in their clusters.
 
     mmcoke report work_dirs/coke_r18_folder
+    mmcoke report work_dirs/coke_r18_folder work_dirs/swav --out both.html
 
-The run may still go on; the page is one file that can be passed on.
+A run may still go on. The page is one file that can be passed on; beside it, in figures, each of
+its charts is a file.
 """
 
 import argparse
-from pathlib import Path
 
 from mmcoke.cli.options import home
 
-HELP = 'a page with the curves and results of a run'
+HELP = 'a page with the curves, clusters and results of runs'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dir', type=home, help='folder of the run')
-    parser.add_argument('--out', type=home, help='page to write (WORK_DIR/curves.html)')
+    parser.add_argument('others', nargs='*', type=home, help='folders of runs to compare it with')
+    parser.add_argument('--out', type=home, help='page to write (WORK_DIR/report.html)')
 
 
 def run(args: argparse.Namespace) -> None:
-    path = Path(args.out or Path(args.work_dir) / 'curves.html')
-    from mmcoke.messages import shown
-    from mmcoke.reporting.curves import write_curves_page
+    from mmcoke.cli import report
 
-    kinds = write_curves_page(path, args.work_dir)
-    print(f'Wrote {shown(path)}: {", ".join(kinds)}.')
+    report.main(args)

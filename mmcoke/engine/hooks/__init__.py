@@ -11,6 +11,7 @@ from .odc_hook import ODCHook
 from .probe_hooks import KNNHook, LinearProbeHook
 from .progress_hook import ProgressHook
 from .replica_check_hook import ReplicaCheckHook
+from .report_hook import ReportHook
 from .results_hook import ResultsHook
 from .runtime_info_hook import PendingInfoHook
 from .sample_seed_hook import SampleSeedHook
@@ -35,6 +36,7 @@ __all__ = [
     'PendingInfoHook',
     'ProgressHook',
     'ReplicaCheckHook',
+    'ReportHook',
     'ResultsHook',
     'SampleSeedHook',
     'SeLaHook',

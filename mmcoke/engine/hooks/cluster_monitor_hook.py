@@ -20,6 +20,7 @@ from mmcoke.clustering.diagnostics import (
     floats,
     pair_counts,
     similarities,
+    size_counts,
     size_statistics,
     spread,
     violation,
@@ -36,11 +37,9 @@ from mmcoke.evaluation.clustering import (
 from mmcoke.evaluation.clusterings import clusters_in
 from mmcoke.files import write_text
 from mmcoke.registry import HOOKS
+from mmcoke.reporting.runs import STATS
 
 from .coke_hook import curve_names
-
-STATS = 'cluster_stats.jsonl'
-"""In the work dir: a line per epoch and clustering, as JSON."""
 
 NUM_FEATURES = 1024
 """Images, the last of an epoch, whose features are looked at."""
@@ -127,7 +126,9 @@ class ClusterMonitorHook(Hook):
                 found |= similarities(*own)
             numbers = floats(found) | movement(self._before[h], after[h], len(size_K))
             numbers |= self.class_scores(dataset, after[h])
-            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers | training)
+            bound = getattr(labeler, 'lower_bound', 0.0) * float(size_K.sum())
+            more = dict(size_bound=bound, size_counts=size_counts(size_K))
+            lines.append(dict(epoch=runner.epoch + 1, clustering=name) | numbers | training | more)
             say(runner, name, len(size_K), numbers)
         self._before = after
         add_lines(Path(runner.work_dir) / STATS, lines)

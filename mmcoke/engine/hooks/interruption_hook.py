@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -91,6 +93,17 @@ class InterruptionHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self._agreement.wait()
+
+    @contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """Meanwhile a signal raises Interrupted, as before training: all is saved."""
+        if self._signals is not None:
+            self._signals.training = False
+        try:
+            yield
+        finally:
+            if self._signals is not None:
+                self._signals.training = True
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._saved = time.monotonic()
