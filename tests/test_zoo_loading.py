@@ -135,6 +135,7 @@ def test_every_method_has_a_model_that_comes_with_the_package():
         'ODC',
         'SeCu',
         'SeLa',
+        'SelfLabel',
         'SwAV',
     }
 
