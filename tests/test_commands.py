@@ -109,7 +109,7 @@ def run_raising(monkeypatch, error, *arguments):
     [
         (ValueError('no such thing'), 1, 'error: no such thing'),
         (ValueError('in\ntwo lines'), 1, 'error: in two lines'),
-        (FileNotFoundError(2, 'No such file', 'a b'), 1, "error: [Errno 2] No such file: 'a b'"),
+        (FileNotFoundError(2, 'No such file', 'a b'), 1, "error: No such file: 'a b'"),
         (ImportError('onnx is missing'), 1, 'error: onnx is missing'),
         (
             UnreadableImageError('a.jpg cannot be read.'),

@@ -53,6 +53,8 @@ def explain(error: Exception, args: Namespace) -> str | None:
     if not isinstance(error, (OSError, ValueError, ImportError, SyntaxError)):
         return None
     text = ' '.join(str(error).splitlines()) or type(error).__name__
+    if isinstance(error, OSError):
+        text = text.removeprefix(f'[Errno {error.errno}] ')  # a number says nothing to users
     # Its module is not imported here: it takes time.
     unreadable = any(kind.__name__ == 'UnreadableImageError' for kind in type(error).__mro__)
     if unreadable and 'skip_unreadable' in args:

@@ -16,7 +16,7 @@ HELP = 'a page with the curves, clusters and results of runs'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dir', type=home, help='folder of the run')
-    parser.add_argument('others', nargs='*', type=home, help='folders of runs to compare it with')
+    parser.add_argument('others', nargs='*', default=[], type=home, help='runs to compare it with')
     parser.add_argument('--out', type=home, help='page to write (WORK_DIR/report.html)')
 
 
