@@ -13,7 +13,7 @@ import torch
 from mmcoke import files
 from mmcoke.cli.train import load_config
 from mmcoke.engine.checkpoint import _described, checkpoint_to_resume, described
-from mmcoke.engine.launch import build_runner, train
+from mmcoke.engine.launch import build_runner, default_work_dir, train
 from mmcoke.engine.work_dir import LOCK, resume_last, saved_optimizer, taken, without_workers
 from mmcoke.files import check_sums, locked
 
@@ -222,3 +222,12 @@ def test_a_train_loader_without_workers_needs_no_other_change(cfg):
     cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
     without_workers(cfg)
     assert cfg.train_dataloader.persistent_workers
+
+
+def test_results_of_a_runs_own_config_go_to_the_run(tmp_path):
+    run = tmp_path / 'my run'
+    run.mkdir()
+    assert default_work_dir(run / 'config.py') == os.path.join('work_dirs', 'config')
+    (run / 'last_checkpoint').write_text('epoch_1.pth')
+    assert default_work_dir(run / 'config.py') == str(run)
+    assert default_work_dir('configs/coke.py') == os.path.join('work_dirs', 'coke')

@@ -233,6 +233,11 @@ def joined_processes(launcher: str) -> Iterator[torch.device]:
     leave_processes()
 
 
-def default_work_dir(config: str) -> str:
-    """``work_dirs/<name of the config file>``, where OpenMMLab users look."""
+def default_work_dir(config: str | Path) -> str:
+    """Of a run's own config the folder of the run, where ``mmcoke report`` finds what is written;
+    else ``work_dirs/<name of the config file>``, where OpenMMLab users look.
+    """
+    folder = Path(config).parent
+    if (folder / 'last_checkpoint').is_file():
+        return str(folder)
     return str(Path('work_dirs') / Path(config).stem)
