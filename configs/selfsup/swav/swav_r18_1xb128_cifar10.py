@@ -6,8 +6,9 @@
 # SwAV's authors have no recipe for CIFAR-10. Prototypes, temperatures and queue are those for
 # ImageNet, as in solo-learn's recipe for CIFAR-10 (1000 epochs of 256 images, wider projector,
 # queue from epoch 50, prototypes frozen for 2 epochs; 89.17 % linear, published); the optimizer is
-# solo-learn's, its learning rate of 0.6 scaled to 128 images, but for the trust ratio, which is
-# clipped there and not here.
+# solo-learn's, its learning rate of 0.6 scaled to 128 images, but for its trust coefficient of
+# 0.02, which is clipped there and not here: with it features lose their rank in the first epochs
+# (docs/methods/swav.md).
 # Hardware: 1 GPU; the images lie on it, and each step is one CUDA graph. Time, expected: not
 # measured.
 _base_ = '../coke/coke_r18_1xb128-2view_cifar10.py'
@@ -35,7 +36,7 @@ optim_wrapper = dict(
         lr=0.3,
         momentum=0.9,
         weight_decay=1e-6,
-        trust_coefficient=0.02,
+        trust_coefficient=0.002,
     ),
     paramwise_cfg=dict(custom_keys={'head.prototypes': dict(decay_mult=0.0)}),
 )
