@@ -48,6 +48,18 @@ def add_network_arguments(parser: argparse.ArgumentParser, out: str = BENCHMARK_
         help="of mmcoke, mmpretrain, mmselfsup or torchvision's names; or mmcoke://NAME",
     )
     parser.add_argument('--out', help=out)
+    add_loading_arguments(parser)
+    add_options(parser, 'val_dataloader.dataset.data_root=my/data')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch'],
+        default='none',
+        help='pytorch, where torchrun started this process',
+    )
+
+
+def add_loading_arguments(parser: argparse._ActionsContainer) -> None:
+    """How images come to a network."""
     parser.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
     parser.add_argument(
         '--num-workers',
@@ -55,10 +67,18 @@ def add_network_arguments(parser: argparse.ArgumentParser, out: str = BENCHMARK_
         default=min(4, os.cpu_count()),
         help='processes that load images, per process (%(default)s)',
     )
-    add_options(parser, 'val_dataloader.dataset.data_root=my/data')
+
+
+def add_vector_arguments(parser: argparse._ActionsContainer) -> None:
+    """Where vectors of images come from: a network, or files."""
+    parser.add_argument('--model', metavar='NAME', help='of the zoo (coke_r50_8xb64-mcrop_in1k)')
+    parser.add_argument('--config', type=home, help='of a network, instead of --model')
+    parser.add_argument('--checkpoint', type=home, help='for this config')
+    parser.add_argument('--size', type=int, help='side of the images for the network (224)')
+    parser.add_argument('--features', type=home, metavar='X.npy', help='float16 or float32 (A, D)')
     parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='pytorch, where torchrun started this process',
+        '--paths',
+        type=home,
+        metavar='TXT',
+        help='the path of the image of each vector, a line each',
     )

@@ -11,8 +11,8 @@ the same command and --resume. Photos that cannot be read are left out; unreadab
 """
 
 import argparse
-import os
 
+from mmcoke.cli.arguments import add_loading_arguments, add_vector_arguments
 from mmcoke.cli.ending import WrongArgumentsError
 from mmcoke.cli.options import home
 
@@ -33,18 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Where the vectors come from."""
-    group = parser.add_argument_group('vectors: of a network, or given')
-    group.add_argument('--model', metavar='NAME', help='of the zoo (coke_r50_8xb64-mcrop_in1k)')
-    group.add_argument('--config', type=home, help='of a network, instead of --model')
-    group.add_argument('--checkpoint', type=home, help='for this config')
-    group.add_argument('--size', type=int, help='side of the images for the network (224)')
-    group.add_argument('--features', type=home, metavar='X.npy', help='float16 or float32 (A, D)')
-    group.add_argument(
-        '--paths',
-        type=home,
-        metavar='TXT',
-        help='the path of the photo of each vector, a line each',
-    )
+    add_vector_arguments(parser.add_argument_group('vectors: of a network, or given'))
 
 
 def add_clusters(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +76,7 @@ def add_clusters(parser: argparse.ArgumentParser) -> None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """What does not change results."""
     group = parser.add_argument_group('machine: does not change results')
-    group.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
-    group.add_argument(
-        '--num-workers',
-        type=int,
-        default=min(4, os.cpu_count()),
-        help='processes that load images, per process (%(default)s)',
-    )
+    add_loading_arguments(group)
     group.add_argument(
         '--launcher',
         choices=['none', 'pytorch'],

@@ -12,6 +12,7 @@ images lie in are compared with the clusters, but decide nothing.
 import argparse
 import os
 
+from mmcoke.cli.arguments import add_loading_arguments, add_vector_arguments
 from mmcoke.cli.ending import WrongArgumentsError
 from mmcoke.cli.options import home
 
@@ -24,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=home, default='suggest_k', help='folder of the results (%(default)s)'
     )
     group = parser.add_argument_group('features: of a network, or given; as for mmcoke sort')
-    group.add_argument('--model', metavar='NAME', help='of the zoo (coke_r50_8xb64-mcrop_in1k)')
-    group.add_argument('--config', type=home, help='of a network, instead of --model')
-    group.add_argument('--checkpoint', type=home, help='for this config')
-    group.add_argument('--size', type=int, help='side of the images for the network (224)')
-    group.add_argument('--features', type=home, metavar='X.npy', help='float16 or float32 (A, D)')
-    group.add_argument(
-        '--paths', type=home, metavar='TXT', help='the path of the image of each, a line each'
-    )
+    add_vector_arguments(group)
     parser.add_argument(
         '--max-clusters',
         type=int,
@@ -39,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='largest number to try (a cluster per 20 images, at most 250)',
     )
     parser.add_argument('--seed', type=int, default=0, help='of all that is drawn (%(default)s)')
-    parser.add_argument('--batch-size', type=int, default=64, help='images at a time (%(default)s)')
-    parser.add_argument(
-        '--num-workers',
-        type=int,
-        default=min(4, os.cpu_count()),
-        help='processes that load images (%(default)s)',
-    )
+    add_loading_arguments(parser)
 
 
 def check(args: argparse.Namespace) -> None:
