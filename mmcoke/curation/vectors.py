@@ -19,7 +19,7 @@ from mmcoke.features.unreadable import UNREADABLE, Unreadable, check_readable, w
 from mmcoke.files import read_array, write_rows
 from mmcoke.messages import shown
 
-from .names import Names, read_paths, write_names
+from .names import read_paths, write_names
 
 CHUNK_SIZE = 1 << 14
 """Rows that are copied at once."""
@@ -207,8 +207,3 @@ def parts_of(x_AD: Tensor, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Some rows of vectors, in chunks."""
     for start in range(0, len(rows), CHUNK_SIZE):
         yield x_AD[torch.from_numpy(rows[start : start + CHUNK_SIZE])].numpy()
-
-
-def names_in(work: Path) -> Names:
-    """Names of the rows of ``vectors.npy``."""
-    return Names(work / KEPT)
