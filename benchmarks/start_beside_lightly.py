@@ -60,6 +60,8 @@ HELD = {
 AS_SIMCLR = {'optim_wrapper.optimizer.weight_decay': 5e-4, 'model.neck.with_last_bn': True}
 """What else is different in lightly's SimCLR."""
 
+DECOUPLED = {'model.head.instance_decoupled': True, 'model.head.instance_epochs': 60} | AS_SIMCLR
+
 FEW = {'model.clustering.dual_lr': 0.5}
 """By the rule for eta: the recipes have 0.1 for 50,000 images."""
 
@@ -69,6 +71,7 @@ OURS = {
     'coke-2view-held': (TWO_VIEWS, HELD | dict(kmeans=True)),
     'coke-2view-held-eta0.5': (TWO_VIEWS, HELD | FEW | dict(kmeans=True)),
     'coke-2view-held-decay': (TWO_VIEWS, HELD | FEW | AS_SIMCLR | dict(kmeans=True)),
+    'coke-2view-held-decoupled': (TWO_VIEWS, HELD | FEW | DECOUPLED | dict(kmeans=True)),
     'coke': ('coke/coke_r18_1xb128_cifar10.py', {}),
     'coke-eta0.5': ('coke/coke_r18_1xb128_cifar10.py', FEW),
     'coke-mended': ('coke/coke_r18_1xb128_cifar10.py', WARM_UP),

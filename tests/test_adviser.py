@@ -208,7 +208,6 @@ def test_a_model_without_clusterings_is_trained_without_monitor_and_advice(tmp_p
         backbone=cfg.model.backbone,
     )
     cfg.custom_hooks = []
-    del cfg.default_hooks.replica_check
     cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
     train(cfg)
     assert not (tmp_path / ADVICE).exists() and not (tmp_path / STATS).exists()

@@ -60,6 +60,53 @@ def test_it_is_what_the_formula_says_view_by_view():
     torch.testing.assert_close(instance_loss(x, y, temperature=0.2), torch.stack(losses).mean())
 
 
+def test_decoupled_by_hand():
+    """As above, but only the two views of the other image are in the denominator."""
+    x = torch.eye(2)
+    found = instance_loss(x, x, temperature=1.0, decoupled=True).item()
+    assert found == pytest.approx(math.log(2 / math.e), rel=1e-6)
+
+
+def test_decoupled_leaves_the_own_views_out_of_the_denominator():
+    x, y = units(5, 6), units(5, 6, seed=1)
+    both, losses = torch.cat([x, y]), []
+    for i in range(10):
+        partner = (i + 5) % 10
+        others = [j for j in range(10) if j not in (i, partner)]
+        similarity = both @ both[i] / 0.2
+        losses.append(similarity[others].logsumexp(0) - similarity[partner])
+    found = instance_loss(x, y, temperature=0.2, decoupled=True)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+
+
+@pytest.mark.parametrize('decoupled', [False, True])
+def test_gradient_is_that_of_finite_differences(decoupled):
+    x, y = (units(4, 3, seed=seed) for seed in (0, 1))
+    x.requires_grad_()
+    loss = instance_loss(x, y, temperature=0.5, decoupled=decoupled)
+    (gradient,) = torch.autograd.grad(loss, x)
+    step = 1e-2 * units(4, 3, seed=2)
+    ahead, behind = (
+        instance_loss(x.detach() + way * step, y, temperature=0.5, decoupled=decoupled)
+        for way in (1, -1)
+    )
+    torch.testing.assert_close((gradient * step).sum(), (ahead - behind) / 2, rtol=1e-2, atol=1e-5)
+
+
+def test_the_head_decouples_where_it_is_told():
+    views = [2 * units(6, 8), units(6, 8, seed=1)]
+    arguments = [units(6, 8, seed=2), units(6, 8, seed=3)], [units(3, 8)], [torch.arange(6) % 3]
+    found = {}
+    for decoupled in (False, True):
+        _, fading = heads(instance_epochs=4, instance_decoupled=decoupled)
+        found[decoupled] = fading.loss(views, *arguments)
+        sides = (normalize(x, dim=1) for x in views)
+        expected = instance_loss(*sides, temperature=0.2, decoupled=decoupled)
+        torch.testing.assert_close(found[decoupled]['instances'], expected)
+    torch.testing.assert_close(found[False]['clusters'], found[True]['clusters'])
+    assert found[True]['instances'] < found[False]['instances']
+
+
 @pytest.mark.parametrize(('epoch', 'share'), [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (9, 0.0)])
 def test_it_fades_out_linearly(epoch, share):
     plain, fading = heads(instance_epochs=4)
@@ -87,6 +134,8 @@ def test_settings_out_of_range_are_refused(wrong):
         InstanceCoKeHead(8, 16, **wrong)
     with pytest.raises(ValueError, match='instance_temperature'):
         InstanceCoKeHead(8, 16, instance_epochs=1, instance_temperature=0.0)
+    with pytest.raises(ValueError, match='instance_decoupled must be True or False, but is 1'):
+        InstanceCoKeHead(8, 16, instance_epochs=1, instance_decoupled=1)
 
 
 def test_resume_continues_bit_for_bit(tmp_path):

@@ -39,3 +39,16 @@ def check_number(
         allowed = f'{"at least" if within[0] == "[" else "above"} {low:g}'
     kind = '' if is_number(value, whole=whole) else f'a {"whole" if whole else "finite"} number, '
     raise ValueError(f'{name} must be {kind}{allowed}, but is {value!r}. {hint}'.rstrip())
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse a setting that is neither True nor False: the text 'False' would count as true.
+
+    Args:
+        name, value: of the setting, as the user writes them.
+
+    Raises:
+        ValueError: in one line, with name and value.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{name} must be True or False, but is {value!r}.')

@@ -1,11 +1,12 @@
-"""Telling images apart by two views: NT-Xent."""
+"""Telling images apart by two views: NT-Xent, as it is or decoupled."""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 
-def instance_loss(x_nD: Tensor, y_nD: Tensor, *, temperature: float = 0.2) -> Tensor:
+def instance_loss(
+    x_nD: Tensor, y_nD: Tensor, *, temperature: float = 0.2, decoupled: bool = False
+) -> Tensor:
     """NT-Xent, the loss of SimCLR (Chen et al., ICML 2020): a view finds the other one of its image
     among all other views of the batch.
 
@@ -14,6 +15,9 @@ def instance_loss(x_nD: Tensor, y_nD: Tensor, *, temperature: float = 0.2) -> Te
     Args:
         x_nD, y_nD: L2-normalized features of two views of the same images (n, D).
         temperature: positive.
+        decoupled: leave the other view of the same image out of the denominator (DCL; Yeh et al.,
+            ECCV 2022). Its similarity then pulls as much where the image is told apart already,
+            which helps small batches. Needs two images.
 
     Returns:
         Mean over the 2n views, a float32 scalar.
@@ -21,6 +25,9 @@ def instance_loss(x_nD: Tensor, y_nD: Tensor, *, temperature: float = 0.2) -> Te
     with torch.autocast(x_nD.device.type, enabled=False):
         views_MD = torch.cat([x_nD, y_nD]).float()
         logits_MM = views_MD @ views_MD.T / temperature
-        itself_MM = torch.eye(len(views_MD), dtype=torch.bool, device=x_nD.device)
-        other_M = torch.arange(len(views_MD), device=x_nD.device).roll(len(x_nD))
-        return cross_entropy(logits_MM.masked_fill(itself_MM, -torch.inf), other_M)
+        found_M = torch.cat([logits_MM.diagonal(len(x_nD))] * 2)
+        left_out_MM = torch.eye(len(views_MD), dtype=torch.bool, device=x_nD.device)
+        if decoupled:
+            left_out_MM = left_out_MM | left_out_MM.roll(len(x_nD), 0)
+        among_M = logits_MM.masked_fill(left_out_MM, -torch.inf).logsumexp(1)
+        return (among_M - found_M).mean()

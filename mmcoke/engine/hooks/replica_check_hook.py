@@ -9,19 +9,23 @@ from torch import Tensor, nn
 from mmcoke.engine.model_wrappers import unwrap
 from mmcoke.registry import HOOKS
 
+from .cluster_monitor_hook import labelers_of
+
 
 @HOOKS.register_module()
 class ReplicaCheckHook(Hook):
     """Compares a checksum of the clustering state across processes at the end of each epoch.
 
     The labelers must be bit-identical everywhere; nothing sends them around. Runs before the
-    checkpoint of the epoch is saved.
+    checkpoint of the epoch is saved. An algorithm from outside, without labelers, is let be.
     """
 
     priority = 'BELOW_NORMAL'
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Raises RuntimeError, on every process, if the checksums differ."""
+        if not labelers_of(runner):
+            return
         sums = torch.stack(all_gather(state_checksum(unwrap(runner.model).labelers)))
         if (sums != sums[0]).any():
             others = (sums != sums[0]).nonzero().flatten().tolist()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import CoKeLabeler
-from mmcoke.clustering.settings import check_number
+from mmcoke.clustering.settings import check_flag, check_number
 from mmcoke.models.heads import NestedCoKeHead
 from mmcoke.models.moving_average import MovingAverage
 from mmcoke.registry import MODELS
@@ -45,8 +45,7 @@ class CoKe(ClusteringAlgorithm):
         super().__init__(backbone, neck, head, **kwargs)
         check_clustering(self.clustering)
         check_dims(self.clustering, self.head)
-        if not isinstance(joint_views, bool):
-            raise ValueError(f'joint_views must be True or False, but is {joint_views!r}.')
+        check_flag('joint_views', joint_views)
         self.joint_views = joint_views
 
     @property

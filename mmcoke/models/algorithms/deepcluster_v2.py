@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmcoke.clustering import DeepClusterV2Labeler
+from mmcoke.clustering.settings import check_flag
 from mmcoke.registry import MODELS
 
 from .base import (
@@ -39,8 +40,7 @@ class DeepClusterV2(ClusteringAlgorithm):
     ) -> None:
         super().__init__(backbone, neck, head, **kwargs)
         check_clustering(self.clustering)
-        if not isinstance(joint_views, bool):
-            raise ValueError(f'joint_views must be True or False, but is {joint_views!r}.')
+        check_flag('joint_views', joint_views)
         self.joint_views = joint_views
 
     def complete_head(self, head: dict, network: nn.Module, clustering: dict) -> dict:

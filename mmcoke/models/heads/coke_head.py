@@ -5,7 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmcoke.clustering.settings import check_number
+from mmcoke.clustering.settings import check_flag, check_number
 from mmcoke.losses import coke_loss, instance_loss, multi_view_coke_loss
 from mmcoke.registry import MODELS
 
@@ -122,6 +122,7 @@ class InstanceCoKeHead(CoKeHead):
     Args:
         instance_epochs: E; the epoch at learning rate 0 is the first of them.
         instance_temperature: of NT-Xent.
+        instance_decoupled: leave the other view out of NT-Xent's denominator (DCL).
         see :class:`CoKeHead` for the others.
 
     Raises:
@@ -135,13 +136,16 @@ class InstanceCoKeHead(CoKeHead):
         *,
         instance_epochs: int,
         instance_temperature: float = 0.2,
+        instance_decoupled: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(in_channels, hid_channels, **kwargs)
         check_number('instance_epochs', instance_epochs, '[1, inf)', whole=True)
         check_number('instance_temperature', instance_temperature, '(0, inf)')
+        check_flag('instance_decoupled', instance_decoupled)
         self.instance_epochs = instance_epochs
         self.instance_temperature = instance_temperature
+        self.instance_decoupled = instance_decoupled
         # A tensor, because it changes within a CUDA graph; it follows from the epoch.
         self.register_buffer('share', torch.ones(()), persistent=False)
 
@@ -158,7 +162,9 @@ class InstanceCoKeHead(CoKeHead):
             )
         losses = super().loss(projections, *args, **kwargs)
         units = [normalize(x_nD.float(), dim=1) for x_nD in projections[:2]]
-        apart = instance_loss(*units, temperature=self.instance_temperature)
+        apart = instance_loss(
+            *units, temperature=self.instance_temperature, decoupled=self.instance_decoupled
+        )
         parts = dict(clusters=losses['loss'].detach(), instances=apart.detach())
         return losses | dict(loss=torch.lerp(losses['loss'], apart, self.share)) | parts
 
