@@ -50,12 +50,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, out: str = BENCHMARK_
     parser.add_argument('--out', help=out)
     add_loading_arguments(parser)
     add_options(parser, 'val_dataloader.dataset.data_root=my/data')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='pytorch, where torchrun started this process',
-    )
+    add_launcher(parser)
 
 
 def add_loading_arguments(parser: argparse._ActionsContainer) -> None:
@@ -66,6 +61,16 @@ def add_loading_arguments(parser: argparse._ActionsContainer) -> None:
         type=int,
         default=min(4, os.cpu_count()),
         help='processes that load images, per process (%(default)s)',
+    )
+
+
+def add_launcher(parser: argparse._ActionsContainer) -> None:
+    """Whether this process is one of several."""
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch'],
+        default='none',
+        help='pytorch, where torchrun started this process',
     )
 
 

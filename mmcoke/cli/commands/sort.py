@@ -12,7 +12,7 @@ the same command and --resume. Photos that cannot be read are left out; unreadab
 
 import argparse
 
-from mmcoke.cli.arguments import add_loading_arguments, add_vector_arguments
+from mmcoke.cli.arguments import add_launcher, add_loading_arguments, add_vector_arguments
 from mmcoke.cli.ending import WrongArgumentsError
 from mmcoke.cli.options import home
 
@@ -77,12 +77,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """What does not change results."""
     group = parser.add_argument_group('machine: does not change results')
     add_loading_arguments(group)
-    group.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch'],
-        default='none',
-        help='pytorch, where torchrun started this process',
-    )
+    add_launcher(group)
 
 
 def number_or_auto(text: str) -> int | str:
