@@ -205,6 +205,7 @@ def lightly_config(model: dict, optimizer: dict, args: argparse.Namespace) -> Co
         steps = args.num_images // cfg.train_dataloader.batch_size  # the first epoch
         cfg.model.update(num_prototypes=512, frozen_steps=steps)
     cfg.custom_hooks = []
+    del cfg.default_hooks.replica_check, cfg.default_hooks.cluster_monitor  # no labelers
     cfg.optim_wrapper.optimizer = optimizer
     scheduler = dict(type='WarmupCosineLR', zero=0, warmup=1, convert_to_iter_based=True)
     cfg.param_scheduler, cfg.train_cfg = [scheduler], dict(max_epochs=args.epochs, by_epoch=True)
