@@ -15,6 +15,7 @@ one is left as it is. Both are in ``work_dirs/start``, by method.
 
 import argparse
 import json
+import math
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -221,7 +222,7 @@ def run(name: str, args: argparse.Namespace, sources: dict) -> None:
 
 
 def curves(work_dir: Path) -> dict[str, list]:
-    """Epoch, CPU seconds, accuracy of each method that has begun."""
+    """Epoch, seconds, accuracy of each method that has begun."""
     found = {
         name: knn_curve(work_dir / name)
         for name in (*LIGHTLYS, *OURS)
@@ -231,16 +232,19 @@ def curves(work_dir: Path) -> dict[str, list]:
 
 
 def table(found: dict[str, list], work_dir: Path) -> Table:
-    out = Table('method', *map(str, range(1, 1 + max(map(len, found.values())))), 'minutes')
+    """The last passes, and of more than ten, each so many, that they fit on a line."""
+    last = max(epoch for curve in found.values() for epoch, _, _ in curve)
+    shown = sorted(range(last, 0, -math.ceil(last / 10)))
+    out = Table('method', *map(str, shown), 'minutes')
     for name, curve in found.items():
-        cells = [f'{share:.3f}' for _, _, share in curve]
-        cells += [''] * (len(out.columns) - 2 - len(cells))
+        share = {epoch: f'{share:.3f}' for epoch, _, share in curve}
+        cells = [share.get(epoch, '') for epoch in shown]
         out.add_row(name, *cells, f'{curve[-1][1] / 60:.1f}')
         more = read_scalars(work_dir / name)
         for key in ('start/rank', 'start/purity'):
             if key in more:
-                values = [f'{value:.3g}' for _, value in more[key]]
-                out.add_row(f'  {key[6:]}', *values)
+                values = {epoch: f'{value:.3g}' for epoch, value in more[key]}
+                out.add_row(f'  {key[6:]}', *(values.get(epoch, '') for epoch in shown))
     return out
 
 
@@ -275,7 +279,7 @@ def main() -> None:
     parser.add_argument('--methods', nargs='*', choices=(*OURS, *LIGHTLYS), default=[])
     parser.add_argument('--data', default='data/cifar10', help='(%(default)s)')
     parser.add_argument('--num-images', type=int, default=10_000, help='(%(default)s)')
-    parser.add_argument('--width', type=int, default=16, help='of the stem (%(default)s)')
+    parser.add_argument('--width', type=int, default=16, help='of the stem, >= 8 (%(default)s)')
     parser.add_argument(
         '--epochs', type=int, default=10, help='passes over the images (%(default)s)'
     )
@@ -286,6 +290,8 @@ def main() -> None:
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw all that is there, as SVG')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write all that is there')
     args = parser.parse_args()
+    if args.width < 8:
+        parser.error('--width must be at least 8 (oneDNN, issue 6035)')
     sources = dict(cifar10_sources(args.data, download=False))
     part = args.work_dir / f'train_{args.num_images}.npz'
     if not part.is_file():

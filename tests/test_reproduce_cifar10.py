@@ -234,6 +234,7 @@ def test_the_recipes_of_cifar10_on_a_part_and_on_both_splits(both_recipes):
     [
         (['--methods', 'cokee'], "invalid choice: 'cokee' (choose from"),
         (['--epochs', '0'], '--epochs must be at least 1'),
+        (['--width', '7'], '--width must be at least 8'),
         (['--small', '--width', '8'], '--small has its own images and networks'),
     ],
 )

@@ -30,6 +30,9 @@ RECIPES = {
 
 
 SMALL_EPOCHS = 10
+MIN_WIDTH = 8
+"""With fewer channels a strided 1 x 1 convolution of torch on a CPU hangs, crashes or has wrong
+gradients (oneDNN, issue 6035)."""
 
 
 def recipes_of(small: bool) -> dict[str, Path]:
@@ -63,7 +66,9 @@ def parse_args() -> argparse.Namespace:
         'come in the order that they should (docs/cifar10.md)',
     )
     parser.add_argument('--num-images', type=int, help='of the training split, by class (all)')
-    parser.add_argument('--width', type=int, help="channels of the network's stem (64)")
+    parser.add_argument(
+        '--width', type=int, help=f"channels of the network's stem (64; at least {MIN_WIDTH})"
+    )
     parser.add_argument(
         '--train-and-test',
         action='store_true',
@@ -76,9 +81,9 @@ def parse_args() -> argparse.Namespace:
     )
     add_options(parser, 'model.joint_views=True, in all methods')
     args = parser.parse_args()
-    for name in ('epochs', 'num_images', 'width', 'knn_every'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    for name, least in dict(epochs=1, num_images=1, width=MIN_WIDTH, knn_every=1).items():
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f'--{name.replace("_", "-")} must be at least {least}')
     if args.small and (args.width or args.num_images):
         parser.error('--small has its own images and networks: no --width, no --num-images')
     args.order_due = args.small and args.epochs is None and not args.cfg_options
