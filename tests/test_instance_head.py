@@ -120,6 +120,13 @@ def test_one_view_is_refused():
         fading.loss([x], [x], [units(3, 8)], [torch.arange(6) % 3])
 
 
+def test_one_image_has_no_other_to_be_told_from():
+    x = units(1, 3)
+    assert instance_loss(x, x).item() == pytest.approx(0)  # its other view is there
+    with pytest.raises(ValueError, match=r'a batch has one image.*drop_last=True'):
+        instance_loss(x, x, decoupled=True)
+
+
 @pytest.mark.parametrize('wrong', [dict(instance_epochs=0), dict(instance_epochs=1.5)], ids=str)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match='instance_epochs'):

@@ -3,8 +3,10 @@
 from argparse import Namespace
 
 import pytest
+import torch
 from conftest import DIGITS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from mmcoke.cli.ending import explain
@@ -113,6 +115,13 @@ def test_what_a_config_misspells_is_one_line_where_it_is_built(registry, setting
 def test_settings_of_a_clustering_are_explained_too():
     error = raised(CoKeLabeler, 100, 10, dim=4, min_rato=0.5)
     line = "CoKeLabeler has no setting 'min_rato'. Did you mean min_ratio?"
+    assert explain(error, Namespace()) == line
+
+
+def test_a_misspelt_optimizer_is_explained_too():
+    cfg = dict(optimizer=dict(type='SDG', lr=0.1))
+    error = raised(build_optim_wrapper, torch.nn.Linear(1, 1), cfg)
+    line = "There is no type 'SDG' in the optimizer registry. Did you mean SGD?"
     assert explain(error, Namespace()) == line
 
 

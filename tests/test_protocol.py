@@ -101,6 +101,11 @@ def test_centers_take_unit_vectors_and_a_classifier_does_not():
     assert Clusters(centers, bias).assign(x).tolist() == [0, 1, 1]
 
 
+def test_nested_centers_take_the_first_dimensions():
+    x = torch.tensor([[10.0, 1.0, 9.0], [0.1, 0.3, -9.0]])
+    assert Clusters(torch.eye(2)).assign(x).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ('state', 'expected'),
     [
@@ -220,6 +225,15 @@ def test_what_is_missing_is_told_in_one_line(arguments, message, finished_run):
     (folder / 'empty/config.py').write_text('model = dict(backbone=dict(type="PlainConvNet"))')
     with pytest.raises(SystemExit, match=message) as stop:
         scores(*(text.format(folder) for text in arguments))
+    assert '\n' not in str(stop.value)
+
+
+def test_images_of_another_kind_are_told_in_one_line(finished_run, tmp_path):
+    for split in ('train', 'test'):
+        x, y = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 10
+        save_npz(tmp_path / f'cifar10_{split}.npz', x=x, y=y)
+    with pytest.raises(SystemExit, match='images of 1 channels, but these have 3') as stop:
+        scores(finished_run[0] / 'run', '--data', tmp_path, '--out', tmp_path / 'scores.json')
     assert '\n' not in str(stop.value)
 
 

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from conftest import CONFIGS, ROOT, fork, run_tool
 from mmengine.config import Config
 
-from mmcoke.cli.reproduce_cifar10 import check_order, narrow
-from mmcoke.datasets.cifar10 import save_npz
+from mmcoke.cli.reproduce_cifar10 import check_order, keep_settings, narrow
+from mmcoke.datasets.cifar10 import cifar10_sources, save_npz
 from mmcoke.files import read_checkpoint
 
 TOOL = 'reproduce_cifar10.py'
@@ -105,17 +106,33 @@ def test_other_settings_in_the_same_work_dir_are_refused(compared):
     assert json.loads((folder / 'settings.json').read_text())['epochs'] == 2
 
 
+def run_out_of_memory(cfg):
+    raise RuntimeError('no room on the device')
+
+
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, capsys):
-    """CoKe has no ``reweight_pow``, DeepCluster has."""
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch):
+    """CoKe has no ``reweight_pow``, DeepCluster has; after it, also errors that are ours."""
+    work = tmp_path / 'work'
     options = [*OPTIONS, 'model.clustering.reweight_pow=0.5']
     arguments = ['--small', '--methods', 'coke', 'deepcluster', '--epochs', '1', '--seeds', '0']
-    message = r'error: coke, seed 0: .*error\.txt\) The same command tries again'
+    arguments += ['--work-dir', work, *options]
+    message = r"error: coke, seed 0: .*no setting 'reweight_pow'.*error\.txt\) The same command"
     with pytest.raises(SystemExit, match=message) as stop:
-        reproduce(*arguments, '--work-dir', tmp_path / 'work', *options)
+        reproduce(*arguments)
     assert '\n' not in str(stop.value)
-    assert 'reweight_pow' in (tmp_path / 'work/coke/seed0/error.txt').read_text()
-    assert [run['method'] for run in results(tmp_path / 'work')] == ['untrained', 'deepcluster']
+    assert 'reweight_pow' in (work / 'coke/seed0/error.txt').read_text()
+    assert [run['method'] for run in results(work)] == ['untrained', 'deepcluster']
+
+    (work / 'deepcluster/seed0/scores.json').unlink()
+    (work / 'deepcluster/seed0/error.txt').write_text('of an earlier try')
+    with monkeypatch.context() as patch:
+        patch.setattr('mmcoke.cli.reproduce_cifar10.train', run_out_of_memory)
+        with pytest.raises(SystemExit, match=r'coke, seed 0: no room .*deepcluster, seed 0: no ro'):
+            reproduce(*arguments)
+    with pytest.raises(SystemExit, match='coke, seed 0'):
+        reproduce(*arguments)
+    assert not (work / 'deepcluster/seed0/error.txt').exists()
 
 
 def found(method, acc):
@@ -242,6 +259,20 @@ def test_wrong_arguments_are_told(arguments, message):
     command = [sys.executable, f'tools/{TOOL}', *arguments]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 2 and message in found.stderr
+
+
+def test_other_images_in_the_same_work_dir_are_refused(tmp_path):
+    names = ('epochs', 'small', 'num_images', 'width', 'train_and_test', 'cfg_options')
+    args, path = Namespace(**dict.fromkeys(names)), tmp_path / 'settings.json'
+    data = cifar(tmp_path / 'data')
+    keep_settings(args, cifar10_sources(data), path)
+    moved = data.rename(tmp_path / 'moved')
+    keep_settings(args, cifar10_sources(moved), path)
+    y = np.arange(40)[::-1] % 10
+    x = np.load(moved / 'cifar10_test.npz')['x']
+    save_npz(moved / 'cifar10_test.npz', x=x, y=y)
+    with pytest.raises(ValueError, match=r'other settings: data \w+, not \w+\. Give the same'):
+        keep_settings(args, cifar10_sources(moved), path)
 
 
 @pytest.mark.parametrize('missing', ['train', 'test'])

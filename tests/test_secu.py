@@ -105,6 +105,21 @@ def test_the_log_has_its_curves_and_dual_lr_follows_the_batch(tmp_path):
     assert len(curves['center_ce']) == 3
 
 
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (
+            {'model.head.type': 'CoKeHead', 'model.head.hid_channels': 8},
+            "needs head.type='SeCuHead'",
+        ),
+        ({'model.clustering.dim': [4, 8]}, 'are of CoKe, not of SeCu: leave clustering.dim out'),
+    ],
+)
+def test_heads_and_clusterings_of_coke_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        build(**wrong)
+
+
 def test_a_checkpoint_of_the_other_constraint_is_refused(tmp_path):
     cfg = tiny('secu', tmp_path, num_images=128)
     cfg.train_cfg.max_epochs = 1

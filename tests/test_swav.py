@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from mmcoke.clustering import SwAVLabeler, sinkhorn
 from mmcoke.engine.hooks import SwAVHook
+from mmcoke.engine.hooks.labeler_hook import check_labeler_state
 from mmcoke.engine.launch import build_runner, train
 from mmcoke.losses import swapped_prediction_loss
 from mmcoke.models.heads import SwAVHead
@@ -183,6 +184,18 @@ def test_in_training_prototypes_stay_for_the_first_epochs_and_then_move(tmp_path
     epoch_1, epoch_2, epoch_3 = note.seen
     torch.testing.assert_close(epoch_1, epoch_2, atol=1e-6, rtol=0)
     assert (epoch_3 - epoch_2).abs().max() > 1e-3
+
+
+def test_a_queue_of_another_length_is_named_when_a_run_is_resumed():
+    def shapes(length):
+        labelers = torch.nn.ModuleList([SwAVLabeler(A, K, D, queue_length=length)])
+        return labelers, {f'labelers.{n}': x.shape for n, x in labelers.state_dict().items()}
+
+    labelers, own = shapes(16)
+    check_labeler_state(labelers, own, resume=True)
+    message = r'samples, 0.queue \(2, 8, 6\), but .* samples, 0.queue \(2, 16, 6\)'
+    with pytest.raises(ValueError, match=message):
+        check_labeler_state(labelers, shapes(8)[1], resume=True)
 
 
 # ---- algorithm

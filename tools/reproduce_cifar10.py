@@ -79,7 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume', action='store_true', help='as without: what was interrupted always goes on'
     )
-    add_options(parser, 'model.joint_views=True, in all methods')
+    add_options(parser, 'train_dataloader.batch_size=256, in all methods')
     args = parser.parse_args()
     for name, least in dict(epochs=1, num_images=1, width=MIN_WIDTH, knn_every=1).items():
         if getattr(args, name) is not None and getattr(args, name) < least:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNEXPECTED = re.compile(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'")
 NO_ARGUMENTS = re.compile(r'(\w+)\(\) takes no arguments')
+NO_OPTIMIZER = 'None is not a callable object'
+"""What mmengine's constructor of optimizers says of one that nobody has registered."""
 MISSING = re.compile(r'(\w+)\.__init__\(\) missing \d+ required [\w-]+ arguments?: (.*)')
 UNREGISTERED = re.compile(r'(\S+) is not in the (.+?) registry\.')
 ALIKE = 0.8
@@ -114,6 +116,10 @@ def explain_misspelt(error: Exception) -> str | None:
         return f'{found[1]} has no settings.'
     if isinstance(error, TypeError) and (found := MISSING.fullmatch(str(error))):
         return f'{found[1]} lacks settings: {found[2]}.'
+    if isinstance(error, TypeError) and str(error) == NO_OPTIMIZER:
+        for name in optimizer_types(error.__traceback__):
+            hint = did_you_mean(name, registered_names('optimizer'))
+            return f'There is no type {name!r} in the optimizer registry.{hint}'
     if isinstance(error, KeyError) and (found := UNREGISTERED.match(str(error.args[0]))):
         hint = did_you_mean(found[1], registered_names(found[2].rpartition('::')[2]))
         return f'There is no type {found[1]!r} in the {found[2]} registry.{hint}'
@@ -128,6 +134,15 @@ def made(name: str, trace: TracebackType | None) -> Iterator[type]:
             kind = type(local['self'])
             if name in (base.__name__ for base in kind.__mro__):
                 yield kind
+        trace = trace.tb_next
+
+
+def optimizer_types(trace: TracebackType | None) -> Iterator[str]:
+    """Types of the optimizers whose constructors failed."""
+    while trace is not None:
+        constructor = trace.tb_frame.f_locals.get('self')
+        if isinstance(cfg := getattr(constructor, 'optimizer_cfg', None), dict):
+            yield str(cfg.get('type'))
         trace = trace.tb_next
 
 

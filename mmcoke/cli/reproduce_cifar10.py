@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import hashlib
 import json
 import sys
 import traceback
@@ -30,6 +31,7 @@ from mmcoke.reporting.comparison import comparison_table, write_curves
 from mmcoke.reporting.report import read_scalars
 from mmcoke.reporting.results import versions
 
+from .misspelt import explain_misspelt
 from .options import merge_options
 from .quickstart import UNSEEDED
 from .scores import last_in, scores_of_run
@@ -62,8 +64,9 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
     """Train, measure and report all runs that are not done; says which failed, and why."""
     MMLogger.get_instance('comparison', log_level='WARNING')  # the bar and the table say the rest
     work_dir = Path(args.work_dir)
-    keep_settings(args, work_dir / 'settings.json')
-    sources = prepare_data(args, work_dir / 'data')
+    sources = dict(write_digits(work_dir / 'data')) if args.small else cifar10_sources(args.data)
+    keep_settings(args, sources, work_dir / 'settings.json')
+    sources = prepare_data(args, sources, work_dir / 'data')
     wanted = [(method, seed) for seed in args.seeds for method in (UNTRAINED, *args.methods)]
     folders = {work_dir / method / f'seed{seed}': (method, seed) for method, seed in wanted}
     due = {path: run for path, run in folders.items() if not (path / 'scores.json').is_file()}
@@ -72,7 +75,7 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
         console.print(f'{method}, seed {seed} ({number} of {len(due)})')
         try:
             finish_run(args, method, seed, sources, folder)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # whatever it is, it must not stop the others
             failed.append(note_failure(error, f'{method}, seed {seed}', folder / 'error.txt'))
             console.print(failed[-1], style='red', markup=False, soft_wrap=True)
         write_report(work_dir)
@@ -88,24 +91,24 @@ def compare(args: argparse.Namespace, console: Console) -> list[str]:
 def note_failure(error: Exception, name: str, path: Path) -> str:
     """Write the traceback into a file; the failure of a run in one line."""
     write_text(path, ''.join(traceback.format_exception(error)))
-    said = ' '.join(str(error).split())
+    said = explain_misspelt(error) or ' '.join(str(error).split()) or type(error).__name__
     return f'{name}: {said} ({path}) The same command tries again.'
 
 
 # ---- settings and data
 
 
-def keep_settings(args: argparse.Namespace, path: Path) -> None:
-    """Note what all runs of a work dir have in common.
+def keep_settings(args: argparse.Namespace, sources: Sources, path: Path) -> None:
+    """Note what all runs of a work dir have in common, the images among it.
 
     Raises:
         ValueError: if those that are there were made with other settings.
     """
     names = ('epochs', 'small', 'num_images', 'width', 'train_and_test', 'cfg_options')
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in names} | dict(data=digest(sources))
     if path.is_file():
-        before = read_json(path, *names)
-        differ = [name for name in names if before[name] != settings[name]]
+        before = read_json(path, *settings)
+        differ = [name for name in settings if before[name] != settings[name]]
         if differ:
             was = ', '.join(f'{name} {before[name]}, not {settings[name]}' for name in differ)
             raise ValueError(
@@ -115,9 +118,18 @@ def keep_settings(args: argparse.Namespace, path: Path) -> None:
     write_text(path, json.dumps(settings, indent=2) + '\n')
 
 
-def prepare_data(args: argparse.Namespace, folder: Path) -> dict[str, str | dict]:
+def digest(sources: Sources) -> str:
+    """The beginning of the SHA-256 of all images and labels, wherever they lie."""
+    found = hashlib.sha256()
+    for split in ('train', 'test'):
+        for array in load_split(sources[split], 'all'):
+            found.update(b'' if array is None else np.ascontiguousarray(array))
+    return found.hexdigest()[:12]
+
+
+def prepare_data(args: argparse.Namespace, sources: Sources, folder: Path) -> dict[str, str | dict]:
     """Sources of ``train`` and ``test``, and of ``training``: what networks are trained on."""
-    sources = dict(write_digits(folder)) if args.small else cifar10_sources(args.data)
+    sources = dict(sources)
     if args.num_images:
         part = folder / f'train_{args.num_images}.npz'
         if not part.is_file():
@@ -174,6 +186,7 @@ def finish_run(
         curve=curve,
     )
     write_text(folder / 'scores.json', json.dumps(record, indent=2) + '\n')
+    (folder / 'error.txt').unlink(missing_ok=True)  # of an earlier try
 
 
 def run_config(

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from mmcoke.datasets import InMemoryImages
 from mmcoke.datasets.cifar10 import cifar10_sources
@@ -77,6 +78,7 @@ def scores_of_run(
         split: InMemoryImages(source, device=device, pipeline=pipeline_of(cfg))
         for split, source in sources.items()
     }
+    check_channels(network.backbone, datasets['train'])
     found = protocol_scores(
         network, datasets['train'], datasets['test'], clusters_of(checkpoint), **options
     )
@@ -93,6 +95,18 @@ def scores_of_run(
         date=datetime.now(timezone.utc).date().isoformat(),
         versions=versions(),
     )
+
+
+def check_channels(backbone: nn.Module, dataset: InMemoryImages) -> None:
+    """ValueError if the images are not of the kind that the network was made for."""
+    first = next((weight for weight in backbone.parameters() if weight.ndim == 4), None)
+    images = dataset.images
+    num_channels = images.shape[3] if images.ndim == 4 else 1
+    if first is not None and first.shape[1] != num_channels:
+        raise ValueError(
+            f'The network takes images of {first.shape[1]} channels, but these have '
+            f'{num_channels}: the run was trained on other data.'
+        )
 
 
 def pipeline_of(cfg: Config) -> list[dict]:

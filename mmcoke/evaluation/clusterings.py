@@ -123,11 +123,12 @@ class Clusters(NamedTuple):
         """Cluster of each projection, int64 (A,), on its device.
 
         Args:
-            x_AD: what the neck gives (A, D), not normalized.
+            x_AD: what the neck gives (A, D), not normalized; of nested clusterings, whose centers
+                have fewer dimensions, the first ones count.
         """
         weight = self.weight.to(x_AD.device)
         if self.bias is None:
-            return (unit_rows(x_AD) @ unit_rows(weight).T).argmax(1)
+            return (unit_rows(x_AD[:, : weight.shape[1]]) @ unit_rows(weight).T).argmax(1)
         return (x_AD.float() @ weight.float().T + self.bias.to(x_AD)).argmax(1)
 
 

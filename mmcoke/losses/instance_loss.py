@@ -21,7 +21,15 @@ def instance_loss(
 
     Returns:
         Mean over the 2n views, a float32 scalar.
+
+    Raises:
+        ValueError: if there is one image, and ``decoupled``: it has no other to be told from.
     """
+    if decoupled and len(x_nD) < 2:
+        raise ValueError(
+            'The decoupled loss tells an image from others, but a batch has one image. Leave such '
+            'a rest out (train_dataloader.drop_last=True), or take another batch_size.'
+        )
     with torch.autocast(x_nD.device.type, enabled=False):
         views_MD = torch.cat([x_nD, y_nD]).float()
         logits_MM = views_MD @ views_MD.T / temperature

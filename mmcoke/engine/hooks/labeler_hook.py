@@ -301,9 +301,16 @@ def check_labeler_state(
             'only weights. Start a new run from its weights with --cfg-options '
             'load_from=CHECKPOINT.'
         )
+    theirs, own = describe_state(saved), describe_state(ours)
+    if theirs == own:
+        name = next(n for n in sorted({**saved, **ours}) if saved.get(n) != ours.get(n))
+        theirs, own = (
+            f'{said}, {name} {tuple(shapes[name]) if name in shapes else "missing"}'
+            for said, shapes in ((theirs, saved), (own, ours))
+        )
     raise ValueError(
-        f'The checkpoint has clusterings of {describe_state(saved)}, but the config and the '
-        f'data set make {describe_state(ours)}. Set model.clustering and the data set as they '
+        f'The checkpoint has clusterings of {theirs}, but the config and the '
+        f'data set make {own}. Set model.clustering and the data set as they '
         'were, or start a new run, which can take the backbone alone: '
         "backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')."
     )

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmcoke.clustering import SeCuLabeler
 from mmcoke.clustering.secu import check_settings
+from mmcoke.models.heads import SeCuHead
 from mmcoke.registry import MODELS
 
 from .base import explained_batch_norm, global_batch, sample_indices
@@ -31,7 +32,13 @@ class SeCu(CoKe):
     hook = 'CoKeHook'
 
     def __init__(self, backbone: dict, neck: dict, head: dict, **kwargs) -> None:
+        if isinstance(kwargs.get('clustering', {}).get('dim'), (list, tuple)):
+            raise ValueError(
+                'Nested clusterings are of CoKe, not of SeCu: leave clustering.dim out.'
+            )
         super().__init__(backbone, neck, head, **kwargs)
+        if not isinstance(self.head, SeCuHead):
+            raise ValueError(f"SeCu needs head.type='SeCuHead', not {type(self.head).__name__!r}.")
         check_settings(self.clustering)  # early: labelers are made when the data set is there
 
     def loss(self, inputs: list[Tensor], data_samples: list | Tensor) -> dict[str, Tensor]:
