@@ -110,7 +110,7 @@ def test_the_recipe_takes_all_of_them():
     found = values(Images(60_000, 32), GPU)
     apply_settings(cfg, found)
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[0].warmup) == (334, 10)
-    assert cfg.model.head.instance_epochs == round(50 * 3.33)
+    assert cfg.model.head.instance_epochs == round(300 * 3.33)
     assert cfg.model.clustering.num_clusters == [600, 1200, 2400]
     assert cfg.model.clustering.dual_lr_base_batch_size == 256
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.05 * 256 / 64)

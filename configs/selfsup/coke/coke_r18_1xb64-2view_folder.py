@@ -4,7 +4,8 @@
 #
 # Clusters, rates, batch, epochs, size and workers follow from the images and the machine
 # (docs/train.md); those here are for some 800 photos on a CPU. With a loss that tells images apart
-# in the first half of the epochs, and first labels by k-means (docs/methods/coke.md, "The start").
+# to the end, CoKe's share growing to a third, and first labels by k-means (docs/methods/coke.md,
+# "The start"). Measured in docs/train.md.
 #
 # Hardware: 1 CPU or GPU. Time and results: docs/train.md.
 _base_ = ['../_base_/models/coke_r50.py', '../_base_/default_runtime.py']
@@ -62,7 +63,8 @@ model = dict(
         hid_channels=256,
         label_weight=0.2,
         prediction_weight=0.5,
-        instance_epochs=50,
+        instance_epochs=300,
+        instance_decoupled=True,
         norm_cfg=norm_cfg,
     ),
     clustering=dict(num_clusters=[8, 16, 32], dual_lr=1.92, dual_lr_base_batch_size=64),
