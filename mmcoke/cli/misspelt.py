@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -128,22 +129,20 @@ def explain_misspelt(error: Exception) -> str | None:
 
 def made(name: str, trace: TracebackType | None) -> Iterator[type]:
     """Classes that were being made, and have passed a wrong argument on to the class of a name."""
-    while trace is not None:
-        local, code = trace.tb_frame.f_locals, trace.tb_frame.f_code
-        if code.co_name == '__init__' and 'self' in local:
+    for frame, _ in walk_tb(trace):
+        local = frame.f_locals
+        if frame.f_code.co_name == '__init__' and 'self' in local:
             kind = type(local['self'])
             if name in (base.__name__ for base in kind.__mro__):
                 yield kind
-        trace = trace.tb_next
 
 
 def optimizer_types(trace: TracebackType | None) -> Iterator[str]:
     """Types of the optimizers whose constructors failed."""
-    while trace is not None:
-        constructor = trace.tb_frame.f_locals.get('self')
+    for frame, _ in walk_tb(trace):
+        constructor = frame.f_locals.get('self')
         if isinstance(cfg := getattr(constructor, 'optimizer_cfg', None), dict):
             yield str(cfg.get('type'))
-        trace = trace.tb_next
 
 
 def named(name: str) -> Iterator[Callable]:

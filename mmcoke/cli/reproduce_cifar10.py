@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import hashlib
 import json
 import sys
 import traceback
@@ -24,6 +23,7 @@ from mmcoke.datasets.in_memory import load_split
 from mmcoke.engine.checkpoint import saved_checkpoints
 from mmcoke.engine.launch import train
 from mmcoke.engine.run_length import set_epochs
+from mmcoke.evaluation.svm import digest
 from mmcoke.features.backbones import scope_of
 from mmcoke.files import read_json, save_torch, write_text, write_whole
 from mmcoke.registry import MODELS
@@ -105,7 +105,7 @@ def keep_settings(args: argparse.Namespace, sources: Sources, path: Path) -> Non
         ValueError: if those that are there were made with other settings.
     """
     names = ('epochs', 'small', 'num_images', 'width', 'train_and_test', 'cfg_options')
-    settings = {name: getattr(args, name) for name in names} | dict(data=digest(sources))
+    settings = {name: getattr(args, name) for name in names} | dict(data=digest_of(sources))
     if path.is_file():
         before = read_json(path, *settings)
         differ = [name for name in settings if before[name] != settings[name]]
@@ -118,13 +118,10 @@ def keep_settings(args: argparse.Namespace, sources: Sources, path: Path) -> Non
     write_text(path, json.dumps(settings, indent=2) + '\n')
 
 
-def digest(sources: Sources) -> str:
-    """The beginning of the SHA-256 of all images and labels, wherever they lie."""
-    found = hashlib.sha256()
-    for split in ('train', 'test'):
-        for array in load_split(sources[split], 'all'):
-            found.update(b'' if array is None else np.ascontiguousarray(array))
-    return found.hexdigest()[:12]
+def digest_of(sources: Sources) -> str:
+    """The beginning of the hash of all images and labels, wherever they lie."""
+    splits = [load_split(sources[split], 'all') for split in ('train', 'test')]
+    return digest(array for arrays in splits for array in arrays if array is not None)[:12]
 
 
 def prepare_data(args: argparse.Namespace, sources: Sources, folder: Path) -> dict[str, str | dict]:

@@ -20,6 +20,7 @@ from mmcoke.engine.checkpoint import checkpoint_to_resume
 from mmcoke.evaluation.clusterings import clusters_of
 from mmcoke.evaluation.protocol import PROTOCOL, protocol_scores
 from mmcoke.features.backbones import load_frozen, read_config
+from mmcoke.features.plain_images import num_channels
 from mmcoke.files import read_checkpoint, write_text
 from mmcoke.reporting.results import describe_file, versions
 
@@ -99,13 +100,12 @@ def scores_of_run(
 
 def check_channels(backbone: nn.Module, dataset: InMemoryImages) -> None:
     """ValueError if the images are not of the kind that the network was made for."""
-    first = next((weight for weight in backbone.parameters() if weight.ndim == 4), None)
-    images = dataset.images
-    num_channels = images.shape[3] if images.ndim == 4 else 1
-    if first is not None and first.shape[1] != num_channels:
+    images, wanted = dataset.images, num_channels(backbone)
+    found = images.shape[3] if images.ndim == 4 else 1
+    if found != wanted:
         raise ValueError(
-            f'The network takes images of {first.shape[1]} channels, but these have '
-            f'{num_channels}: the run was trained on other data.'
+            f'The network takes images of {wanted} channels, but these have {found}: the run was '
+            'trained on other data.'
         )
 
 
